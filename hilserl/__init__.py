@@ -1,0 +1,1 @@
+"""The mind: human-in-the-loop reinforcement learning. Importing it costs nothing."""

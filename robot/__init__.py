@@ -1,0 +1,1 @@
+"""The body: arm, camera, teleoperation and the twin. Knows nothing of learning."""

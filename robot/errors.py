@@ -1,0 +1,35 @@
+"""Named errors of the body. Each message names the thing, its value and what would be right."""
+
+from __future__ import annotations
+
+
+class RobotError(Exception):
+    """Base of every error the body raises."""
+
+
+class BusError(RobotError):
+    """The servo bus did not answer, or answered wrongly, after bounded retries."""
+
+
+class ServoFault(RobotError):
+    """A servo reports a latched fault (overload, heat, voltage, ...), in words."""
+
+
+class CalibrationError(RobotError):
+    """The calibration is missing, incomplete, or disagrees with the servos."""
+
+
+class CommandRefused(RobotError):
+    """A joint command was refused before it reached a servo."""
+
+
+class KinematicsError(RobotError):
+    """A pose cannot be reached or computed."""
+
+
+class CameraError(RobotError):
+    """A camera is missing, stale, flat or of the wrong size."""
+
+
+class TeleopError(RobotError):
+    """A teleoperation device is missing or was unplugged."""

@@ -1,0 +1,1 @@
+"""Devices a person drives the arm with. Each speaks (4,) in [-1, 1]."""

@@ -1,0 +1,26 @@
+"""The lift task of the twin: what is drawn at random for an episode, and what counts as success.
+
+Numpy only, so that a config may name a LiftConfig without loading a physics engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LiftConfig:
+    """Ranges the scene is drawn from, independently and uniformly. Lengths in metres, angles in radians.
+
+    The cube's centre lies within +-cube_range_xy of cube_center_xy; its yaw within +-cube_yaw.
+    looks: randomise colours, light and camera exposure. latency_s: delay of every command.
+    """
+
+    cube_center_xy: tuple[float, float] = (0.25, 0.0)
+    cube_range_xy: float = 0.05
+    cube_yaw: float = 0.785398
+    cube_size_min: float = 0.024
+    cube_size_max: float = 0.036
+    looks: bool = True
+    latency_s: float = 0.1
+    lift_height: float = 0.03
