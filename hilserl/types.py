@@ -68,9 +68,7 @@ class Obs:
     def __post_init__(self) -> None:
         for name, image in self.images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"image {name!r} must be uint8 (H, W, 3), got {image.dtype} {image.shape}"
-                )
+                raise ValueError(f"image {name!r} must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
         if self.state.dtype != np.float32 or self.state.ndim != 1:
             raise ValueError(f"state must be float32 (S,), got {self.state.dtype} {self.state.shape}")
         if not np.isfinite(self.state).all():
@@ -146,9 +144,7 @@ class Episode:
         }
         for name, (array, dtype, shape) in expected.items():
             if array.dtype != dtype or array.shape != shape:
-                raise ValueError(
-                    f"{name} must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}"
-                )
+                raise ValueError(f"{name} must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
 
     def __len__(self) -> int:
         """Number of steps (transitions), T."""
