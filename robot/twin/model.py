@@ -1,0 +1,216 @@
+"""The MuJoCo model of the SO-101, its table and its cube, built from the arm's data sheet.
+
+Frames, joint axes, limits and inertias come from robot/assets/so101_arm.json (the arm maker's CAD export);
+the geometry is ours: capsules and boxes, no meshes. Colliders: the two fingers, the palm, the table and the
+cube, each exactly once; every other arm geom is visual only.
+
+Gripper body frame: +x towards the moving finger, -y towards the camera, -z towards the fingertips.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import mujoco
+import numpy as np
+
+TIMESTEP_S = 0.004
+TABLE_BIT, CUBE_BIT, ARM_BIT = 1, 2, 4
+FIXED_FINGER, MOVING_FINGER, CUBE, TABLE = "fixed_finger", "moving_finger", "cube", "table"
+TCP_SITE = "gripperframe"
+GRIPPER_CAMERA, SIDE_CAMERA = "gripper_cam", "side_cam"
+
+FIXED_FACE_X = -0.008
+"""Inner face of the fixed finger in the gripper frame [m]: the plane the TCP site lies in."""
+FINGER_TIP_Z, FINGER_ROOT_Z = -0.0985, -0.030
+FINGER_HALF = (0.004, 0.009)
+"""Half thickness and half width of a finger [m]."""
+PARALLEL_AT_RAD, PARALLEL_GAP = 0.165, 0.030
+"""The moving finger is parallel to the fixed one at this gripper angle, a 30 mm cube apart."""
+GRIPPER_TORQUE_NM = 1.47
+"""Half the servo's stall torque: lerobot limits the gripper servo to 50 %."""
+PAD_FRICTION = (1.2, 0.02, 0.001)
+CUBE_FRICTION = (0.9, 0.02, 0.001)
+CONTACT_SOLREF = (0.008, 1.0)
+CONTACT_SOLIMP = (0.95, 0.99, 0.001, 0.5, 2.0)
+CUBE_DENSITY = 1100.0
+"""kg/m3: 30 g for a 30 mm cube."""
+
+
+def arm_description() -> dict[str, Any]:
+    """The arm's data sheet: bodies, joints, sites, servo, FK test vectors; units in the key names."""
+    text = files("robot").joinpath("assets/so101_arm.json").read_text(encoding="utf-8")
+    description: dict[str, Any] = json.loads(text)
+    return description
+
+
+def _add_arm(spec: mujoco.MjSpec, description: dict[str, Any]) -> dict[str, Any]:
+    servo = description["servo"]
+    joints = {joint["body"]: joint for joint in description["joints"]}
+    bodies: dict[str, Any] = {"world": spec.worldbody}
+    for part in description["bodies"]:
+        body = bodies[part["parent"]].add_body(
+            name=part["name"], pos=part["pos_m"], quat=part["quat_wxyz"], explicitinertial=True
+        )
+        body.mass, body.ipos = part["mass_kg"], part["com_m"]
+        body.inertia, body.iquat = part["inertia_diag_kgm2"], part["inertia_quat_wxyz"]
+        bodies[part["name"]] = body
+        if part["name"] not in joints:
+            continue
+        joint = joints[part["name"]]
+        body.add_joint(
+            name=joint["name"],
+            axis=joint["axis"],
+            range=joint["range_rad"],
+            limited=True,
+            damping=servo["joint_damping"],
+            frictionloss=servo["joint_frictionloss"],
+            armature=servo["joint_armature"],
+        )
+        torque = GRIPPER_TORQUE_NM if joint["name"] == "gripper" else servo["torque_limit_Nm"]
+        actuator = spec.add_actuator(
+            name=joint["name"], target=joint["name"], trntype=mujoco.mjtTrn.mjTRN_JOINT
+        )
+        actuator.set_to_position(kp=servo["sim_position_gain_kp"], kv=servo["sim_velocity_gain_kv"])
+        actuator.forcerange, actuator.forcelimited = (-torque, torque), True
+        actuator.ctrlrange, actuator.ctrllimited = joint["range_rad"], True
+    for site in description["sites"]:
+        bodies[site["body"]].add_site(name=site["name"], pos=site["pos_m"], quat=site["quat_wxyz"])
+    return bodies
+
+
+def _visual(body: Any, kind: Any, rgba: tuple[float, float, float, float], **geometry: Any) -> None:
+    body.add_geom(type=kind, rgba=rgba, contype=0, conaffinity=0, mass=0, group=2, **geometry)
+
+
+def _add_looks(bodies: dict[str, Any]) -> None:
+    """Boxes for servos and capsules for links, so that a person recognises the arm. They touch nothing."""
+    box, capsule = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE
+    white, dark = (0.92, 0.90, 0.85, 1.0), (0.15, 0.15, 0.17, 1.0)
+    _visual(bodies["base"], box, white, pos=(0.0, 0, 0.03), size=(0.045, 0.035, 0.03))
+    _visual(bodies["shoulder"], box, dark, pos=(-0.02, 0, -0.03), size=(0.024, 0.018, 0.026))
+    _visual(bodies["upper_arm"], capsule, white, fromto=(0, -0.012, 0.018, -0.1126, -0.02, 0.018), size=(0.014, 0, 0))
+    _visual(bodies["upper_arm"], box, dark, pos=(-0.105, -0.02, 0.018), size=(0.018, 0.020, 0.016))
+    _visual(bodies["lower_arm"], capsule, white, fromto=(0, 0.003, 0.018, -0.125, 0.003, 0.018), size=(0.013, 0, 0))
+    _visual(bodies["wrist"], box, dark, pos=(0, -0.03, 0.02), size=(0.016, 0.022, 0.018))
+    _visual(bodies["gripper"], box, dark, pos=(0, 0.012, -0.018), size=(0.022, 0.014, 0.018))
+    _visual(bodies["gripper"], box, white, pos=(0.006, -0.004, -0.022), size=(0.022, 0.012, 0.010))
+
+
+def _finger(body: Any, name: str, **geometry: Any) -> None:
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        rgba=(0.92, 0.90, 0.85, 1.0),
+        contype=ARM_BIT,
+        conaffinity=TABLE_BIT | CUBE_BIT,
+        condim=4,
+        friction=PAD_FRICTION,
+        solref=CONTACT_SOLREF,
+        solimp=CONTACT_SOLIMP,
+        mass=0,
+        **geometry,
+    )
+
+
+def _add_fingers(bodies: dict[str, Any], jaw_pos: np.ndarray) -> None:
+    half_x, half_y = FINGER_HALF
+    half_z = (FINGER_ROOT_Z - FINGER_TIP_Z) / 2
+    middle_z = (FINGER_ROOT_Z + FINGER_TIP_Z) / 2
+    _finger(
+        bodies["gripper"], FIXED_FINGER, pos=(FIXED_FACE_X - half_x, 0, middle_z), size=(half_x, half_y, half_z)
+    )
+    # The moving finger, placed where it must be at PARALLEL_AT_RAD and carried back into the jaw's frame:
+    # gripper = jaw_pos + Rx(90 deg) Rz(q) jaw.
+    offset = np.array([FIXED_FACE_X + PARALLEL_GAP + half_x, 0.0, middle_z]) - jaw_pos
+    along_x, across, along_z = offset[0], -offset[1], offset[2]
+    cos, sin = np.cos(PARALLEL_AT_RAD), np.sin(PARALLEL_AT_RAD)
+    _finger(
+        bodies["moving_jaw_so101_v1"],
+        MOVING_FINGER,
+        pos=(cos * along_x + sin * along_z, -sin * along_x + cos * along_z, across),
+        quat=(np.cos(-PARALLEL_AT_RAD / 2), 0, 0, np.sin(-PARALLEL_AT_RAD / 2)),
+        size=(half_x, half_z, half_y),
+    )
+
+
+def _add_scene(spec: mujoco.MjSpec) -> None:
+    world = spec.worldbody
+    world.add_geom(
+        name=TABLE,
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=(0.6, 0.6, 0.1),
+        rgba=(0.55, 0.5, 0.45, 1),
+        contype=TABLE_BIT,
+        conaffinity=CUBE_BIT | ARM_BIT,
+        friction=CUBE_FRICTION,
+        solref=CONTACT_SOLREF,
+        solimp=CONTACT_SOLIMP,
+    )
+    cube = world.add_body(name=CUBE, pos=(0.25, 0, 0.015))
+    cube.add_freejoint(name=CUBE)
+    cube.add_geom(
+        name=CUBE,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=(0.015, 0.015, 0.015),
+        rgba=(0.8, 0.1, 0.1, 1),
+        density=CUBE_DENSITY,
+        contype=CUBE_BIT,
+        conaffinity=TABLE_BIT | ARM_BIT,
+        condim=4,
+        friction=CUBE_FRICTION,
+        solref=CONTACT_SOLREF,
+        solimp=CONTACT_SOLIMP,
+    )
+    world.add_light(
+        name="lamp",
+        pos=(0.3, -0.3, 1.0),
+        dir=(-0.05, 0.3, -1.0),
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        castshadow=False,
+        diffuse=(0.6, 0.6, 0.6),
+        specular=(0.1, 0.1, 0.1),
+    )
+    world.add_camera(
+        name=SIDE_CAMERA, pos=(0.62, -0.42, 0.36), xyaxes=(0.64, 0.77, 0, -0.36, 0.3, 0.88), fovy=42
+    )
+
+
+def arm_spec() -> mujoco.MjSpec:
+    """The bare arm, as kinematics uses it: bodies, joints, actuators and sites, no table and no cube."""
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_AUTO
+    _add_arm(spec, arm_description())
+    return spec
+
+
+def twin_spec(width: int, height: int) -> mujoco.MjSpec:
+    """Arm, fingers, table, cube, gripper and side camera. width, height: largest picture to render [px]."""
+    description = arm_description()
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.option.timestep = TIMESTEP_S
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    spec.option.impratio = 10
+    spec.visual.quality.shadowsize = 0
+    spec.visual.quality.offsamples = 0
+    spec.visual.map.znear = 0.01
+    spec.visual.map.zfar = 10.0
+    spec.visual.headlight.ambient = (0.35, 0.35, 0.35)
+    spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
+    spec.visual.headlight.specular = (0, 0, 0)
+    bodies = _add_arm(spec, description)
+    _add_looks(bodies)
+    jaw = next(part for part in description["bodies"] if part["name"] == "moving_jaw_so101_v1")
+    _add_fingers(bodies, np.array(jaw["pos_m"]))
+    # Mounted behind the fingers, tipped forward, looking down past them (innoMaker-like 70.5 deg vertical).
+    bodies["gripper"].add_camera(
+        name=GRIPPER_CAMERA, pos=(0.008, -0.065, -0.019), euler=(0.398, 0, np.pi), fovy=70.5
+    )
+    _add_scene(spec)
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
+    return spec
