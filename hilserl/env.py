@@ -1,0 +1,229 @@
+"""The body in learning units: reset and step at the control rate, actions in, observations out.
+
+This is where an action in [-1, 1] becomes metres and radians (`_advance_reference`), where a camera frame
+becomes a policy image (`policy_image`), and where the state vector is built (`state_vector`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from hilserl.config import CropConfig, TaskConfig
+from hilserl.types import Obs, Spec, check_action
+from robot.errors import CameraError, KinematicsError
+from robot.kinematics import Kinematics
+from robot.types import F32, GRIPPER, JOINT_NAMES, U8, WRIST_ROLL, Arm, ArmState, Camera, Clock, Frame, Scene
+
+RESET_SPEED_RAD_S = 1.5
+RESET_CLEARANCE_M = 0.10
+"""Height the hand is lifted to before it travels to its reset pose."""
+RESET_TOLERANCE_M = 0.003
+SETTLE_S = 0.4
+STATE_NAMES = (
+    *(f"joint_pos.{name}_rad" for name in JOINT_NAMES),
+    *(f"joint_vel.{name}_rad_s" for name in JOINT_NAMES),
+    *(f"ee_xyz.{axis}_m" for axis in "xyz"),
+    *(f"ee_euler.{axis}_rad" for axis in "xyz"),
+)
+
+
+def task_spec(task: TaskConfig) -> Spec:
+    """The observation and action contract of a task."""
+    return Spec(tuple(task.camera_ids), (*task.resize_size, 3), STATE_NAMES)
+
+
+def policy_image(frame: U8, crop: CropConfig, resize_size: tuple[int, int]) -> U8:
+    """Crop a native frame uint8 RGB (H, W, 3) and shrink it by area to resize_size (height, width)."""
+    bottom, right = crop.top + crop.height, crop.left + crop.width
+    if bottom > frame.shape[0] or right > frame.shape[1]:
+        raise CameraError(
+            f"crop {crop} does not fit a frame of {frame.shape[1]}x{frame.shape[0]} pixels; "
+            "correct task.crop_params_dict or the camera's size"
+        )
+    part = frame[crop.top : bottom, crop.left : right]
+    return np.asarray(cv2.resize(part, resize_size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def state_vector(state: ArmState, kinematics: Kinematics, wrist_roll_rad: float) -> F32:
+    """float32 (18,), ordered as STATE_NAMES: a pure function of one reading of the arm."""
+    xyz = kinematics.fk(state.q_rad).xyz_m
+    euler = kinematics.tilt_euler(state.q_rad, wrist_roll_rad)
+    return np.concatenate([state.q_rad, state.qd_rad_s, xyz, euler]).astype(np.float32)
+
+
+@dataclass(slots=True)
+class Timing:
+    """How the control loop kept its rate. period_s: duration of each step; overruns: steps that came late."""
+
+    period_s: list[float] = field(default_factory=list)
+    overruns: int = 0
+
+
+class Env:
+    """One arm, its cameras and its table.
+
+    obs = env.reset(seed)
+    while True:
+        obs = env.step(action)
+    """
+
+    def __init__(
+        self,
+        *,
+        task: TaskConfig,
+        arm: Arm,
+        cameras: dict[str, Camera],
+        clock: Clock,
+        kinematics: Kinematics,
+        scene: Scene,
+    ) -> None:
+        self._task = task
+        self._arm = arm
+        self._cameras = cameras
+        self._clock = clock
+        self._kinematics = kinematics
+        self._scene = scene
+        self._period_s = 1.0 / task.fps
+        self._substeps = max(1, round(task.command_hz / task.fps))
+        self._box = (np.array(task.workspace_min), np.array(task.workspace_max))
+        self._gripper_range = (max(arm.limits.lower_rad[GRIPPER], -0.17), task.reset_gripper + 0.1)
+        self._reference_xyz = np.zeros(3)
+        self._reference_q = arm.read().q_rad.copy()
+        self._tick_s = clock.now_s()
+        self.spec = task_spec(task)
+        self.state = arm.read()
+        self.frames: dict[str, Frame] = {}
+        self.timing = Timing()
+        self.clipped_steps = 0
+        """Steps of this episode in which the box or the leash shortened the asked motion."""
+
+    def reset(self, seed: int) -> tuple[Obs, dict[str, float | str]]:
+        """Bring the arm to its (randomised) reset pose, arrange the scene, and look.
+
+        Returns the first observation and facts about the start: the scene's, and the achieved hand position.
+        Raises KinematicsError when the arm does not arrive within 3 mm, judged from measured joints.
+        """
+        target = self._reset_target(seed)
+        self._travel(target)
+        facts: dict[str, float | str] = dict(self._scene.arrange(seed))
+        self._reference_xyz = target
+        self._tick_s = self._clock.now_s()
+        self.timing = Timing()
+        self.clipped_steps = 0
+        obs = self._look()
+        reached = self._kinematics.fk(self.state.q_rad).xyz_m
+        facts |= {f"start_{axis}_m": float(value) for axis, value in zip("xyz", reached, strict=True)}
+        return obs, facts
+
+    def step(self, action: F32) -> Obs:
+        """Execute one action (4,) in [-1, 1] for one control period and look again."""
+        check_action(action)
+        goal = self._advance_reference(action)
+        self._move(goal)
+        return self._look()
+
+    def _advance_reference(self, action: F32) -> F32:
+        """THE line that scales an action: metres for the hand, radians for the gripper; then box and leash.
+
+        The commanded reference is kept apart from the measured pose, so that nothing drifts; the leash keeps
+        it from running further ahead of the arm, but never pulls it back, so that a zero action holds.
+        """
+        task = self._task
+        hand = self._kinematics.fk(self.state.q_rad).xyz_m
+        asked = self._reference_xyz + task.action_scale * action[:3].astype(np.float64)
+        low = np.maximum(np.minimum(self._reference_xyz, hand - task.leash), self._box[0])
+        high = np.minimum(np.maximum(self._reference_xyz, hand + task.leash), self._box[1])
+        goal_xyz = np.clip(asked, low, high)
+
+        measured, reference = float(self.state.q_rad[GRIPPER]), float(self._reference_q[GRIPPER])
+        low_gripper = max(min(reference, measured - task.gripper_leash), self._gripper_range[0])
+        high_gripper = min(max(reference, measured + task.gripper_leash), self._gripper_range[1])
+        goal_gripper = float(np.clip(reference + task.gripper_scale * action[3], low_gripper, high_gripper))
+
+        self.clipped_steps += bool(np.abs(goal_xyz - asked).max() > 1e-6)
+        if np.abs(action[:3]).max() > 0:
+            self._reference_q = self._kinematics.ik(goal_xyz, self._reference_q)
+            self._reference_xyz = goal_xyz
+        goal_q = self._reference_q.copy()
+        goal_q[GRIPPER] = goal_gripper
+        return goal_q
+
+    def _move(self, goal_q: F32) -> None:
+        """Command the way to goal_q in substeps of one control period, on an absolute schedule."""
+        start_q, start_s = self._last_command, self._tick_s
+        for substep in range(1, self._substeps + 1):
+            due_s = start_s + substep * self._period_s / self._substeps
+            if self._clock.now_s() > due_s and substep < self._substeps:
+                continue
+            self._command(start_q + (goal_q - start_q) * np.float32(substep / self._substeps))
+            self._clock.sleep_until(due_s)
+        self._reference_q = goal_q
+        now_s = self._clock.now_s()
+        self.timing.period_s.append(now_s - start_s)
+        self._tick_s = start_s + self._period_s
+        if now_s > self._tick_s + 0.5 * self._period_s:
+            self.timing.overruns += 1
+            self._tick_s = now_s
+
+    def _command(self, q_rad: F32) -> None:
+        self._last_command = q_rad
+        self._arm.command(q_rad)
+
+    def _look(self) -> Obs:
+        self.state = self._arm.read()
+        self.frames = {name: camera.latest() for name, camera in self._cameras.items()}
+        images = {}
+        for name, frame in self.frames.items():
+            expected = (self._task.camera_height, self._task.camera_width, 3)
+            if frame.rgb.shape != expected:
+                raise CameraError(
+                    f"camera {name!r} gives {frame.rgb.shape}, the task record says {expected} (H, W, 3)"
+                )
+            images[name] = policy_image(frame.rgb, self._task.crop_params_dict[name], self._task.resize_size)
+        return Obs(images, state_vector(self.state, self._kinematics, self._task.wrist_roll))
+
+    def _reset_target(self, seed: int) -> np.ndarray:
+        task, target = self._task, np.array(self._task.reset_xyz)
+        if task.random_ee_reset:
+            reach = np.array([task.random_ee_range_xy, task.random_ee_range_xy, task.random_ee_range_z])
+            target = target + np.random.default_rng((seed, 0x5EED)).uniform(-reach, reach)
+        return target
+
+    def _travel(self, target_xyz: np.ndarray) -> None:
+        """Open the gripper, lift, travel, descend: in joint space, so that no start pose can trap it."""
+        self.state = self._arm.read()
+        self._last_command = self.state.q_rad.copy()
+        hand = self._kinematics.fk(self.state.q_rad).xyz_m
+        if hand[2] < RESET_CLEARANCE_M:
+            lifted = self._kinematics.ik((hand[0], hand[1], RESET_CLEARANCE_M), self.state.q_rad)
+            self._sweep(self._posture(lifted))
+        neutral = np.zeros_like(self.state.q_rad)
+        neutral[WRIST_ROLL] = self._task.wrist_roll
+        goal = self._posture(self._kinematics.ik(target_xyz, self._kinematics.ik(target_xyz, neutral)))
+        self._sweep(goal)
+        self._reference_q = goal
+        self._clock.sleep_until(self._clock.now_s() + SETTLE_S)
+        self.state = self._arm.read()
+        miss_m = float(np.linalg.norm(self._kinematics.fk(self.state.q_rad).xyz_m - target_xyz))
+        if miss_m > RESET_TOLERANCE_M:
+            raise KinematicsError(
+                f"reset to {np.round(target_xyz, 4)} m missed by {miss_m * 1000:.1f} mm "
+                f"(limit {RESET_TOLERANCE_M * 1000:.0f} mm), judged from measured joints"
+            )
+
+    def _posture(self, q_rad: F32) -> F32:
+        q = q_rad.copy()
+        q[WRIST_ROLL], q[GRIPPER] = self._task.wrist_roll, self._task.reset_gripper
+        return q
+
+    def _sweep(self, goal_q: F32) -> None:
+        """Straight way in joint space at RESET_SPEED_RAD_S, commanded at command_hz."""
+        start_q, start_s = self._last_command, self._clock.now_s()
+        duration_s = float(np.abs(goal_q - start_q).max()) / RESET_SPEED_RAD_S
+        count = max(1, round(duration_s * self._task.command_hz))
+        for index in range(1, count + 1):
+            self._command(start_q + (goal_q - start_q) * np.float32(index / count))
+            self._clock.sleep_until(start_s + index / self._task.command_hz)
