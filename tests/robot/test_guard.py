@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robot.errors import BusError, CommandRefused
+from robot.guard import EARLY_S, LIMIT_ROUNDING_RAD, LONGEST_MOVE_S, SLEW_ROUNDING_RAD, Guard
+from robot.timing import RealClock
+from robot.types import GRIPPER, NUM_JOINTS, Limits
+from tests.fakes.arm import FakeArm, HandClock, pose
+
+SPEED = 2.0
+
+
+def guarded(**changes) -> tuple[Guard, FakeArm, HandClock]:
+    arm, clock = FakeArm(), HandClock()
+    settings = {"max_joint_speed_rad_s": SPEED, "watchdog_s": 0.5, **changes}
+    return Guard(arm, clock, **settings), arm, clock
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(6), "float32"),
+        (np.zeros(5, np.float32), "float32"),
+        (np.zeros((1, 6), np.float32), "float32"),
+        ([0.0] * 6, "list"),
+        (pose(0.0, np.nan), "'shoulder_lift'.*nan"),
+        (pose(np.inf), "'shoulder_pan'.*inf"),
+    ],
+)
+def test_a_malformed_target_is_refused_and_reaches_no_servo(bad, message):
+    guard, arm, _ = guarded()
+    with pytest.raises(CommandRefused, match=message):
+        guard.command(bad)
+    assert arm.commands == []
+
+
+def test_a_target_beyond_the_limits_is_refused_by_name_and_rounding_is_set_to_the_limit():
+    model = Limits(np.full(6, -3.0, np.float32), np.full(6, 0.05, np.float32))
+    guard, arm, _ = guarded(model_limits=model)
+    np.testing.assert_allclose(guard.limits.upper_rad, 0.05)
+    np.testing.assert_allclose(guard.limits.lower_rad, -2.0)
+    with pytest.raises(CommandRefused, match=r"'elbow_flex'.*0\.0520 rad.*\[-2\.0000, 0\.0500\]"):
+        guard.command(pose(0.0, 0.0, 0.052))
+    guard.command(pose(0.05 + LIMIT_ROUNDING_RAD / 2))
+    assert len(arm.commands) == 1 and arm.commands[0][0] == np.float32(0.05)
+
+
+def test_limits_that_leave_no_range_are_refused_at_once():
+    model = Limits(np.full(6, 2.5, np.float32), np.full(6, 3.0, np.float32))
+    with pytest.raises(ValueError, match="'shoulder_pan' has no range left"):
+        guarded(model_limits=model)
+
+
+def test_the_first_target_must_be_near_the_measured_pose():
+    guard, arm, _ = guarded()
+    arm.q_rad[1] = 1.0
+    with pytest.raises(CommandRefused, match=r"'shoulder_lift'.*1\.0000 rad, to 0\.0000 rad.*2 rad/s"):
+        guard.command(pose())
+    guard.command(pose(0.0, 0.9))
+    assert len(arm.commands) == 1
+
+
+def test_a_pause_buys_no_jump():
+    guard, arm, clock = guarded(watchdog_s=1000.0)
+    guard.command(pose())
+    clock.t_s += 60.0
+    with pytest.raises(CommandRefused, match="interpolate"):
+        guard.command(pose(SPEED * (LONGEST_MOVE_S + EARLY_S) + 0.01))
+    guard.command(pose(SPEED * LONGEST_MOVE_S))
+    assert len(arm.commands) == 2
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 0.2), st.lists(st.floats(-0.3, 0.3), min_size=6, max_size=6)),
+        min_size=2,
+        max_size=40,
+    )
+)
+def test_no_sequence_of_accepted_commands_is_faster_than_allowed(plan):
+    """However commands are timed, between any two accepted ones the way is within speed x time + tolerance."""
+    guard, arm, clock = guarded(watchdog_s=1000.0, divergence_rad=100.0)
+    accepted = []
+    for dt, move in plan:
+        clock.t_s += dt
+        target = (arm.q_rad + np.array(move, np.float32)).astype(np.float32)
+        try:
+            guard.command(target)
+        except CommandRefused:
+            continue
+        accepted.append((clock.t_s, target))
+    for i, (begin_s, _) in enumerate(accepted):
+        way = 0.0
+        for j in range(i + 1, len(accepted)):
+            way += float(np.abs(accepted[j][1] - accepted[j - 1][1]).max())
+            allowed = SPEED * (accepted[j][0] - begin_s + EARLY_S) + (j - i) * SLEW_ROUNDING_RAD
+            assert way <= allowed + 1e-5
+
+
+@given(st.lists(st.floats(-0.019, 0.019), min_size=1, max_size=50))
+def test_a_steady_interpolation_with_timer_jitter_is_never_refused(jitter):
+    guard, arm, clock = guarded()
+    arm.q_rad[0] = -1.5
+    start = clock.t_s
+    for i, late in enumerate(jitter):
+        clock.t_s = max(clock.t_s, start + 0.02 * i + max(0.0, late))
+        guard.command(pose(-1.5 + 0.02 * i * SPEED))
+    assert len(arm.commands) == len(jitter)
+
+
+def test_a_refused_command_changes_nothing():
+    guard, arm, clock = guarded()
+    guard.command(pose())
+    with pytest.raises(CommandRefused):
+        guard.command(pose(1.0))
+    clock.t_s += 0.02
+    guard.command(pose(0.04))
+    assert len(arm.commands) == 2
+
+
+def drive(guard, clock, target, seconds, hz=50):
+    for _ in range(int(seconds * hz)):
+        clock.t_s += 1.0 / hz
+        guard.read()
+        guard.command(target)
+
+
+def test_a_blocked_joint_is_named_and_the_arm_holds_where_it_is():
+    guard, arm, clock = guarded()
+    arm.stuck = {2}
+    for i in range(20):
+        clock.t_s += 0.02
+        guard.read()
+        guard.command(pose(0.0, 0.0, i * 0.02))
+    with pytest.raises(CommandRefused, match=r"'elbow_flex' is at 0\.0000 rad.*blocked"):
+        drive(guard, clock, pose(0.0, 0.0, 0.38), 1.0)
+    assert guard.holding
+    np.testing.assert_allclose(arm.commands[-1], pose(), atol=1e-6)
+    arm.stuck = set()
+    with pytest.raises(CommandRefused, match="the measured pose it holds"):
+        guard.command(pose(0.0, 0.0, 0.38))
+    guard.command(pose(0.0, 0.0, 0.02))
+    assert not guard.holding
+
+
+def test_a_lagging_arm_is_not_taken_for_a_blocked_one():
+    """Half a second behind at full speed: far from the target, never far from where it was told to be."""
+    guard, arm, clock = guarded()
+    arm.stuck = set(range(6))
+    past = []
+    for i in range(100):
+        clock.t_s += 0.02
+        past.append(pose(i * 0.02))
+        arm.q_rad = past[max(0, i - 20)].copy()
+        guard.read()
+        guard.command(past[-1])
+    assert len(arm.commands) == 100
+
+
+def test_squeezing_with_the_gripper_is_normal():
+    guard, arm, clock = guarded()
+    arm.stuck = {GRIPPER}
+    target = pose()
+    for _ in range(50):
+        target[GRIPPER] -= 0.02
+        drive(guard, clock, target, 0.02)
+    drive(guard, clock, target, 2.0)
+    assert not guard.holding
+
+
+def test_watchdog_with_simulated_time_holds_the_measured_pose_at_the_next_call():
+    guard, arm, clock = guarded()
+    guard.command(pose(0.1))
+    arm.q_rad[0] = 0.3  # pushed meanwhile
+    clock.t_s += 0.49
+    guard.read()
+    assert not guard.holding
+    clock.t_s += 0.02
+    guard.read()
+    assert guard.holding
+    np.testing.assert_allclose(arm.commands[-1], pose(0.3))
+    guard.read()
+    assert len(arm.commands) == 2, "it holds once"
+    clock.t_s += 0.02
+    with pytest.raises(CommandRefused, match="the measured pose it holds"):
+        guard.command(pose(0.1))
+    guard.command(pose(0.3))
+    assert not guard.holding
+
+
+def test_a_hold_keeps_the_grip_and_stays_within_limits():
+    guard, arm, clock = guarded()
+    arm.stuck = {GRIPPER}
+    squeeze = pose()
+    squeeze[GRIPPER] = -0.15
+    guard.command(squeeze)
+    arm.q_rad[0] = 2.3  # beyond the limit of 2: pushed by hand
+    clock.t_s += 1.0
+    guard.read()
+    assert guard.holding
+    np.testing.assert_allclose(arm.commands[-1][[0, GRIPPER]], [2.0, -0.15])
+
+
+def test_an_arm_never_commanded_is_never_held():
+    guard, arm, clock = guarded()
+    clock.t_s += 100.0
+    guard.read()
+    assert arm.commands == [] and not guard.holding
+
+
+def test_park_disarms_and_the_next_command_starts_from_the_measured_pose():
+    guard, arm, clock = guarded()
+    guard.command(pose(0.1))
+    guard.park()
+    arm.q_rad[0] = -1.0
+    clock.t_s += 100.0
+    guard.read()
+    assert len(arm.commands) == 1 and not guard.holding
+    with pytest.raises(CommandRefused):
+        guard.command(pose(0.1))
+    guard.command(pose(-1.0))
+    guard.close()
+    guard.close()
+    assert arm.calls == ["park", "close", "close"]
+
+
+def real(arm: FakeArm, watchdog_s: float = 0.05) -> Guard:
+    return Guard(arm, RealClock(), max_joint_speed_rad_s=SPEED, watchdog_s=watchdog_s)
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def test_watchdog_thread_holds_by_itself_once_and_ends_with_the_guard():
+    arm = FakeArm()
+    before = threading.active_count()
+    guard = real(arm)
+    guard.command(pose(0.1))
+    arm.q_rad[0] = 0.15
+    until(lambda: guard.holding)
+    time.sleep(0.2)
+    assert len(arm.commands) == 2
+    np.testing.assert_allclose(arm.commands[-1], pose(0.15))
+    guard.command(pose(0.16))
+    assert not guard.holding
+    until(lambda: guard.holding)
+    guard.close()
+    assert threading.active_count() == before
+    with pytest.raises(CommandRefused, match="closed"):
+        guard.command(pose(0.16))
+
+
+def test_a_bus_error_met_by_the_watchdog_reaches_the_caller_and_the_hold_is_tried_again():
+    arm = FakeArm()
+    guard = real(arm)
+    guard.command(pose(0.1))
+    arm.broken = True
+    time.sleep(0.2)
+    assert not guard.holding
+    with pytest.raises(BusError, match="servo 3"):
+        guard.read()
+    arm.broken = False
+    until(lambda: guard.holding)
+    guard.close()
+
+
+def test_calls_of_many_threads_never_overlap_on_the_arm():
+    class Single(FakeArm):
+        inside = 0
+        worst = 0
+
+        def read(self):
+            Single.inside += 1
+            Single.worst = max(Single.worst, Single.inside)
+            time.sleep(0.0005)
+            state = super().read()
+            Single.inside -= 1
+            return state
+
+    guard = real(Single(), watchdog_s=0.01)
+    guard.command(pose())
+    threads = [
+        threading.Thread(target=lambda: [guard.read() for _ in range(50)], daemon=True) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10.0)
+    guard.close()
+    assert Single.worst == 1
+
+
+@pytest.mark.parametrize("name", ["max_joint_speed_rad_s", "watchdog_s", "divergence_rad", "divergence_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_senseless_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        guarded(**{name: value})
+
+
+def test_the_guard_is_an_arm():
+    guard, _, _ = guarded()
+    assert guard.limits.lower_rad.shape == (NUM_JOINTS,)
+    assert guard.read().q_rad.shape == (NUM_JOINTS,)
