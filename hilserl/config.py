@@ -1,5 +1,7 @@
-"""Configuration: frozen dataclasses (each default lives here, once), loading, overrides, the task record.
+"""Configuration: frozen dataclasses. Each default lives here, once.
 
+`config_loading` reads files and overrides, `config_checks` says what cannot work, `task_record` hashes
+the task.
 Lengths in metres, angles in radians, times in seconds unless a name says otherwise.
 """
 
@@ -8,6 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from robot.twin.lift import LiftConfig
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used: each key at fault, its value, where it was set, what is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class TaskConfig:
     camera_width: int = 640
     camera_height: int = 480
     camera_ids: dict[str, str] = field(default_factory=lambda: {"gripper_cam": ""})
-    """{camera name: identity (serial number or port path)}; the names are the policy's images, in order."""
+    """{camera name: identity (serial number or port path)}; the names are the policy's images, sorted."""
     crop_params_dict: dict[str, CropConfig] = field(default_factory=lambda: {"gripper_cam": CropConfig()})
     resize_size: tuple[int, int] = (128, 128)
     calibration_id: str = ""
@@ -193,3 +199,20 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceArgs:
+    """What one evaluation is asked to do; the rest comes from the Config (`seed`, `policy.device`, ...).
+
+    checkpoint: folder of a `pretrained_model`. temperature: factor on the policy's standard deviation,
+    used when stochastic; deterministic actions otherwise.
+    """
+
+    checkpoint: str
+    num_episodes: int = 10
+    record_video: bool = False
+    video_dir: str = ""
+    """"" leaves the choice to the run folder."""
+    stochastic: bool = False
+    temperature: float = 1.0
