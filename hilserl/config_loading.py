@@ -28,7 +28,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     overrides: `--policy.utd_ratio=4` or `--policy.utd_ratio`, `4`. Raises ConfigError listing every problem.
     """
     config, files, typed = _read(path, overrides)
-    problems = personal_paths(files, overridden=flatten(typed).keys()) + find_problems(config)
+    problems = find_problems(config)
+    # a run's own record below its output folder may hold the paths of the machine it ran on
+    if path and not Path(path).resolve().is_relative_to(Path(config.output_dir).resolve()):
+        problems += personal_paths(files, overridden=flatten(typed).keys())
     if problems:
         raise ConfigError(_listed(problems, str(path) if path else "the configuration"))
     return config
