@@ -212,8 +212,8 @@ def _from_png(png: NDArray[Any]) -> U8:
 def _named_errors(path: Path) -> Iterator[None]:
     """Turn what reading a damaged archive may raise into one error that names the file."""
     # RuntimeError: zipfile takes a flipped flag for encryption or for an unknown compression.
-    damaged = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError)
+    archive = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
     try:
         yield
-    except (*damaged, cv2.error) as error:
+    except (*archive, cv2.error, ValueError, KeyError, TypeError) as error:
         raise EpisodeFileError(path, f"cannot be read: {type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ PACKAGE = "hilserl/_proto"
 
 def generate(output_root: Path) -> list[Path]:
     """Write learner_pb2.py and learner_pb2_grpc.py under output_root/hilserl/_proto; return their paths."""
-    from grpc_tools import protoc  # development tool, not needed at run time
+    from grpc_tools import protoc  # type: ignore[import-untyped]  # a development tool
 
     folder = output_root / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
