@@ -1,0 +1,102 @@
+"""What the arm's servos must hold in their memory: calibration and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from robot.calibration import Calibration, load_calibration
+from robot.errors import BusError, CalibrationError
+from robot.servo_link import ServoLink
+from robot.types import GRIPPER, JOINT_NAMES, Clock
+
+MODEL_NUMBER: Final = 777
+PHASE_MULTI_TURN: Final = 0x10
+CALIBRATED: Final = {
+    "Homing_Offset": "homing_offset",
+    "Min_Position_Limit": "range_min",
+    "Max_Position_Limit": "range_max",
+}
+SETTINGS: Final = {
+    "Return_Delay_Time": 0,
+    "Operating_Mode": 0,
+    "P_Coefficient": 16,
+    "I_Coefficient": 0,
+    "D_Coefficient": 32,
+    "Maximum_Acceleration": 254,
+    "Acceleration": 254,
+}
+"""What lerobot's SO follower sets: position mode, soft gains, no slow ramps."""
+GRIPPER_SETTINGS: Final = {
+    **SETTINGS,
+    "Max_Torque_Limit": 500,
+    "Torque_Limit": 500,
+    "Protection_Current": 250,
+    "Overload_Torque": 25,
+}
+"""Half force, so that a closed gripper does not burn out. Torque_Limit: in force before the next power-up."""
+
+Memories = Mapping[str, Mapping[str, int]]
+"""Registers by joint."""
+
+
+def check_calibration(port: str, calibration: Calibration, memories: Memories, how: str) -> None:
+    """Raise CalibrationError naming every joint and both values unless the servos hold `calibration`.
+
+    how: the command that mends it.
+    """
+    different = [
+        f"{name}.{field}: file {getattr(joint, field)}, servo {memories[name][register]}"
+        for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
+        for register, field in CALIBRATED.items()
+        if getattr(joint, field) != memories[name][register]
+    ]
+    if different:
+        raise CalibrationError(
+            f"the calibration {calibration.source} is not that of the arm at {port}: {'; '.join(different)}."
+            f" If this is the right arm, write the file to its servos or calibrate again. {how}"
+            " (ENTER writes the file, c calibrates)"
+        )
+
+
+def set_up_servo(link: ServoLink, joint: str, memory: Mapping[str, int]) -> None:
+    """Bring a servo's settings to ours, writing only what differs: its memory wears out. Raises BusError."""
+    wanted = dict(GRIPPER_SETTINGS if joint == JOINT_NAMES[GRIPPER] else SETTINGS)
+    wanted["Phase"] = memory["Phase"] & ~PHASE_MULTI_TURN
+    write_registers(link, joint, memory, wanted)
+
+
+def write_registers(
+    link: ServoLink, joint: str, memory: Mapping[str, int], wanted: Mapping[str, int]
+) -> None:
+    """Write the registers of one servo that differ from `wanted`, and read them back. Raises BusError.
+
+    The servo is released first: its EEPROM opens only then. Lock is closed again afterwards.
+    """
+    changes = {name: value for name, value in wanted.items() if memory[name] != value}
+    if not changes:
+        return
+    link.write(joint, "Torque_Enable", 0)
+    link.write(joint, "Lock", 0)
+    for name, value in changes.items():
+        link.write(joint, name, value)
+    link.write(joint, "Lock", 1)
+    now = link.read_memory(joint)
+    wrong = [f"{name} is {now[name]}, not {value}" for name, value in changes.items() if now[name] != value]
+    if wrong:
+        raise BusError(f"{link.port}: {joint} did not take its settings: {'; '.join(wrong)}")
+
+
+def write_calibration_to_servos(port: str, robot_id: str, calibration_dir: str | Path, clock: Clock) -> None:
+    """Store the calibration file of `robot_id` in the servos at `port`. Releases servos it changes."""
+    calibration: Calibration = load_calibration(Path(calibration_dir), robot_id, port)
+    ids = {name: joint.id for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)}
+    link = ServoLink(port, ids, retries=3, clock=clock)
+    link.open()
+    try:
+        for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True):
+            wanted = {register: int(getattr(joint, field)) for register, field in CALIBRATED.items()}
+            write_registers(link, name, link.read_memory(name), wanted)
+    finally:
+        link.close()

@@ -1,0 +1,93 @@
+"""What lies between simulated servos and the physics: the moved joints, their calibration, a helping hand."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import numpy as np
+
+from robot.calibration import RAD_PER_COUNT, Calibration, JointCalibration, model_limits
+from robot.twin.registers import OFFSET_SIGN_BIT, encode_sign
+from robot.twin.servo_bus import ServoBus
+from robot.twin.world import World
+from robot.types import F32, GRIPPER, NUM_JOINTS
+
+MIDDLE: Final = 2048
+HAND_PERIOD_S: Final = 20.0
+"""The simulated person holds the arm in its middle for one period, then sweeps every joint for one."""
+
+
+class WorldBody:
+    """Lets servos on another thread drive a World. Only `advance` touches the World.
+
+    A hand (q_rad (6,)) holds released joints where a person would move them; None lets them hang.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.hand_rad: F32 | None = None
+        self._world = world
+        self._lock = threading.Lock()
+        self._goal = world.q_rad()
+        self._driven = np.zeros(NUM_JOINTS, bool)
+        self._now = (world.q_rad(), world.qd_rad_s(), world.torque_nm())
+
+    def set_goal_rad(self, joint: int, rad: float | None) -> None:
+        with self._lock:
+            self._driven[joint] = rad is not None
+            if rad is not None:
+                self._goal[joint] = rad
+
+    def position_rad(self, joint: int) -> float:
+        return float(self._now[0][joint])
+
+    def velocity_rad_s(self, joint: int) -> float:
+        return float(self._now[1][joint])
+
+    def torque_nm(self, joint: int) -> float:
+        return float(self._now[2][joint]) if self._driven[joint] else 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Pass the servos' goals to the physics and move it on."""
+        with self._lock:
+            goal, driven = self._goal.copy(), self._driven.copy()
+        if (hand := self.hand_rad) is not None:
+            goal, driven = np.where(driven, goal, hand).astype(np.float32), np.ones(NUM_JOINTS, bool)
+        self._world.set_goal(goal)
+        self._world.set_torque(driven)
+        self._world.step(seconds)
+        self._now = (self._world.q_rad(), self._world.qd_rad_s(), self._world.torque_nm())
+
+
+def twin_calibration() -> Calibration:
+    """What calibrating the twin gives: encoders read 2048 at joint zero, ranges cover the arm model's."""
+    limits = model_limits()
+    low = np.rint(limits.lower_rad / RAD_PER_COUNT).astype(int)
+    high = np.ceil(limits.upper_rad / RAD_PER_COUNT).astype(int)
+    joints = []
+    for index in range(NUM_JOINTS):
+        # A body joint's zero is the middle of its range, so the range is even about it.
+        half = int(min(max(-low[index], high[index]), MIDDLE - 1))
+        first = int(low[index]) if index == GRIPPER else -half
+        last = int(high[index]) if index == GRIPPER else half
+        joints.append(JointCalibration(index + 1, 0, 0, MIDDLE + first, MIDDLE + last))
+    return Calibration(tuple(joints), "the twin's own calibration")
+
+
+def store_calibration(bus: ServoBus, calibration: Calibration) -> None:
+    """Put `calibration` into the servos' EEPROM, as calibrating them would."""
+    for servo, joint in zip(bus.servos, calibration.joints, strict=True):
+        servo.memory.set("ID", joint.id)
+        servo.memory.set("Homing_Offset", encode_sign(joint.homing_offset, OFFSET_SIGN_BIT))
+        servo.memory.set("Min_Position_Limit", joint.range_min)
+        servo.memory.set("Max_Position_Limit", joint.range_max)
+        servo.memory.keep()
+
+
+def hand_at(elapsed_s: float) -> F32:
+    """(6,) [rad]: where a simulated person holds the arm: in its middle, then through every range."""
+    limits = model_limits()
+    middle, half = (limits.lower_rad + limits.upper_rad) / 2, (limits.upper_rad - limits.lower_rad) / 2
+    turn = max(0.0, elapsed_s % (2 * HAND_PERIOD_S) - HAND_PERIOD_S) / HAND_PERIOD_S
+    swept: F32 = (middle + half * np.sin(2 * np.pi * turn)).astype(np.float32)
+    return swept
