@@ -32,7 +32,8 @@ class Guard:
     - too far: from the last accepted target (at first, and after a hold, from the measured pose) a joint
       may move `max_joint_speed_rad_s` times the time since, which counts up to LONGEST_MOVE_S. EARLY_S
       and SLEW_ROUNDING_RAD are the tolerance; what is taken early must be given back, so a burst of
-      commands gains nothing;
+      commands gains nothing. Back from the last target to where the arm was just measured is free: it
+      is there already (so an episode may begin from the measured pose while the gripper squeezes);
     - sent while the arm is blocked: a joint other than the gripper (squeezing is normal) was last read
       further than `divergence_rad` from everything that was its target in the last `divergence_s`.
       The guard then also holds.
@@ -73,6 +74,8 @@ class Guard:
         self._limits = _intersection(arm.limits, model_limits)
         self._lock = threading.RLock()
         self._target: F32 | None = None
+        self._measured: F32 | None = None
+        self._measured_s = 0.0
         self._accepted_s = 0.0
         self._spent_s = 0.0
         self._history: deque[tuple[float, F32]] = deque()
@@ -134,7 +137,8 @@ class Guard:
 
     def _read(self) -> ArmState:
         state = self._arm.read()
-        self._blocked = self._divergence(state.q_rad, self._clock.now_s())
+        self._measured, self._measured_s = state.q_rad.copy(), self._clock.now_s()
+        self._blocked = self._divergence(self._measured, self._measured_s)
         return state
 
     def _within_limits(self, target: F32) -> F32:
@@ -151,7 +155,11 @@ class Guard:
     def _refuse_jump(self, target: F32, now_s: float) -> float:
         """Time [s] up to which speed is spent once `target` is accepted; CommandRefused when too far."""
         assert self._target is not None
-        move = np.abs(target - self._target)
+        start = self._target
+        if self._measured is not None and now_s - self._measured_s <= LONGEST_MOVE_S:
+            low, high = np.minimum(start, self._measured), np.maximum(start, self._measured)
+            start = np.clip(target, low, high)
+        move = np.abs(target - start)
         worst = int(np.argmax(move))
         begin_s = max(self._spent_s, now_s - LONGEST_MOVE_S)
         spent_s = begin_s + max(0.0, float(move[worst]) - SLEW_ROUNDING_RAD) / self._speed
@@ -159,7 +167,7 @@ class Guard:
             allowed = max(0.0, now_s + EARLY_S - begin_s) * self._speed
             since = "the measured pose it holds" if self._holding else "its last target"
             raise CommandRefused(
-                f"joint {JOINT_NAMES[worst]!r} was asked to go from {since}, {self._target[worst]:.4f} rad, "
+                f"joint {JOINT_NAMES[worst]!r} was asked to go from {since}, {start[worst]:.4f} rad, "
                 f"to {target[worst]:.4f} rad: {move[worst]:.4f} rad at once, allowed now {allowed:.4f} rad "
                 f"(at most {self._speed:g} rad/s); interpolate"
             )

@@ -86,8 +86,10 @@ def test_a_pause_buys_no_jump():
     )
 )
 def test_no_sequence_of_accepted_commands_is_faster_than_allowed(plan):
-    """However commands are timed, between any two accepted ones the way is within speed x time + tolerance."""
+    """Between any two accepted commands the way is within speed x time + tolerance, whatever the timing."""
     guard, arm, clock = guarded(watchdog_s=1000.0, divergence_rad=100.0)
+    guard.command(pose())
+    clock.t_s += 1.0  # the way back to the measured pose is free only while the measurement is fresh
     accepted = []
     for dt, move in plan:
         clock.t_s += dt
@@ -114,6 +116,33 @@ def test_a_steady_interpolation_with_timer_jitter_is_never_refused(jitter):
         clock.t_s = max(clock.t_s, start + 0.02 * i + max(0.0, late))
         guard.command(pose(-1.5 + 0.02 * i * SPEED))
     assert len(arm.commands) == len(jitter)
+
+
+def test_back_to_where_the_arm_was_just_measured_is_free_and_beyond_it_is_not():
+    guard, arm, clock = guarded(divergence_rad=100.0)
+    arm.stuck = {GRIPPER}
+    squeeze = pose()
+    for _ in range(10):
+        clock.t_s += 0.02
+        squeeze[GRIPPER] -= 0.03
+        guard.command(squeeze)
+    guard.read()
+    guard.command(pose())
+    guard.command(squeeze + pose(0, 0, 0, 0, 0, 0.27))
+    clock.t_s += LONGEST_MOVE_S + 0.01
+    far = squeeze - pose(0, 0, 0, 0, 0, 0.1)
+    with pytest.raises(CommandRefused, match="'gripper'"):
+        guard.command(far)
+
+
+def test_an_old_measurement_frees_nothing():
+    guard, arm, clock = guarded(watchdog_s=1000.0)
+    guard.read()
+    for i in range(50):
+        clock.t_s += 0.02
+        guard.command(pose(i * 0.02))
+    with pytest.raises(CommandRefused, match="'shoulder_pan'"):
+        guard.command(pose())
 
 
 def test_a_refused_command_changes_nothing():
