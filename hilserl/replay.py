@@ -1,37 +1,32 @@
 """What the learner learns from: frames stored once, trunk features cached, demonstrations never evicted.
 
-An episode of T steps takes T + 1 consecutive slots of a ring: slot i holds frame i and, but for the last, the
-step taken from it. `next` is always the following slot, and `has_next` says whether there is one, so a
-time-out, a discard or the ring's wrap can never pair unrelated frames. An episode is evicted whole.
+Not for several threads at once: the learner's one loop adds and samples.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hilserl.types import ACTION_SIZE, End, Episode, Role, Spec
+from hilserl.ring import ReplayError, Ring
+from hilserl.types import ACTION_SIZE, Episode, Role, Spec
 from hilserl.vision import F16, random_shift
 from robot.types import F32, U8
 
 log = logging.getLogger(__name__)
 
-I64 = NDArray[np.int64]
 Encode = Callable[[U8], F16]
 _CHUNK = 8
 """Shifted pictures encoded at a time: what a CPU core does fastest."""
-
-
-class ReplayError(Exception):
-    """An episode or a size the store cannot take; names the numbers."""
 
 
 class ProtectedFull(ReplayError):
@@ -63,94 +58,13 @@ class Batch:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-class Ring:
-    """Slots for frames and steps; episodes written one after the other, evicted whole, oldest first."""
-
-    def __init__(self, spec: Spec, feature_shape: tuple[int, ...], capacity: int, copies: int, images: bool) -> None:
-        # np.empty: pages are taken from the machine only when an episode is written to them.
-        self.capacity = capacity
-        cameras = len(spec.cameras)
-        self.images = np.empty((capacity if images else 0, cameras, *spec.image_shape), np.uint8)
-        self.features = np.empty((capacity, cameras, copies, *feature_shape), np.float16)
-        self.state = np.empty((capacity, spec.state_size), np.float32)
-        self.action = np.empty((capacity, ACTION_SIZE), np.float32)
-        self.reward = np.empty(capacity, np.float32)
-        self.bootstrap = np.empty(capacity, np.float32)
-        self.age = np.zeros(capacity, np.int64)  # frames since the episode's first
-        self.has_next = np.zeros(capacity, np.bool_)
-        self.wanted = np.zeros(capacity, np.bool_)  # steps that may be sampled
-        self.episodes: deque[tuple[int, int]] = deque()  # (first slot, frames), oldest first
-        self.head = 0
-        self.used = 0
-        self.samplable: I64 = np.zeros(0, np.int64)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the ring takes when every slot has been written."""
-        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
-
-    def write(self, episode: Episode, spec: Spec, features: F16, wanted: NDArray[np.bool_]) -> None:
-        """Store an episode whose features are (T+1, n_cam, copies, C, h, w); `wanted` (T,) may be sampled."""
-        steps = len(episode)
-        self._make_room(steps + 1)
-        slots = (self.head + np.arange(steps + 1)) % self.capacity
-        if len(self.images):
-            for camera, name in enumerate(spec.cameras):
-                self.images[slots, camera] = episode.images[name]
-        self.features[slots] = features
-        self.state[slots] = episode.state
-        self.action[slots[:-1]] = episode.action
-        self.reward[slots[:-1]] = episode.reward
-        self.bootstrap[slots] = 1.0
-        self.bootstrap[slots[-2]] = 0.0 if episode.end.terminal else 1.0
-        self.age[slots] = np.arange(steps + 1)
-        self.has_next[slots] = True
-        self.has_next[slots[-1]] = False
-        self.wanted[slots] = False
-        self.wanted[slots[:-1]] = wanted
-        self.episodes.append((self.head, steps + 1))
-        self.head = (self.head + steps + 1) % self.capacity
-        self.used += steps + 1
-        self.samplable = np.flatnonzero(self.has_next & self.wanted)
-
-    def _make_room(self, frames: int) -> None:
-        """Evict whole episodes, oldest first, until `frames` consecutive slots are free."""
-        if frames > self.capacity:
-            raise ReplayError(f"an episode of {frames} frames does not fit a store of {self.capacity}")
-        while self.capacity - self.used < frames:
-            first, length = self.episodes.popleft()
-            slots = (first + np.arange(length)) % self.capacity
-            self.has_next[slots] = False
-            self.wanted[slots] = False
-            self.used -= length
-
-    def stack(self, slots: I64, n_obs: int) -> I64:
-        """Slots (B, n_obs) of the last n_obs frames, oldest first; before an episode's start its first frame."""
-        back = np.arange(n_obs - 1, -1, -1)
-        return (slots[:, None] - np.minimum(back, self.age[slots][:, None])) % self.capacity
-
-    def take(self, slots: I64, n_obs: int, rng: np.random.Generator, out: dict[str, NDArray]) -> None:  # type: ignore[type-arg]
-        """Write the transitions that start in `slots` to the rows of `out`, each picture a random copy."""
-        for prefix, frames in (("", slots), ("next_", (slots + 1) % self.capacity)):
-            stacked = self.stack(frames, n_obs)
-            cameras, copies = self.features.shape[1:3]
-            # One copy for a whole stack: its frames were shifted alike.
-            copy = rng.integers(copies, size=(len(slots), 1, cameras))
-            rows = (stacked[:, :, None] * cameras + np.arange(cameras)) * copies + copy
-            flat = self.features.reshape(-1, *self.features.shape[3:])
-            out[prefix + "features"][...] = flat[rows]
-            out[prefix + "state"][...] = self.state[stacked]
-        for name in ("action", "reward", "bootstrap"):
-            out[name][...] = getattr(self, name)[slots]
-
-
 class Replay:
     """Two rings: `online` (the newest episodes) and `protected` (demonstrations and interventions).
 
     feature_shape: (C, h, w) of what `encode` returns for a picture. capacity, protected_capacity: frames.
     copies: versions of each frame whose features are kept: one as it is, the rest randomly shifted by up to
-    `pad` pixels; pad 0 (no augmentation) keeps one. Raises ReplayError where the store, once full, would not
-    fit the machine's free memory.
+    `pad` pixels; pad 0 (no augmentation) keeps one. store_images: keep the pictures too, which `refresh`
+    needs. Raises ReplayError where the store, once full, would not fit the machine's free memory.
 
     A demonstration that does not fit the protected ring is refused with ProtectedFull; the intervened steps
     of an online episode that do not fit are counted, logged as a warning, and stay in the online ring only.
@@ -168,7 +82,7 @@ class Replay:
         pad: int = 4,
         n_obs_steps: int = 1,
         seed: int = 0,
-        store_images: bool = False,
+        store_images: bool = True,
     ) -> None:
         self.spec, self.n_obs_steps, self.pad = spec, n_obs_steps, pad
         self.copies = copies if pad else 1
@@ -190,9 +104,10 @@ class Replay:
         )  # fmt: skip
         if needed > free:
             raise ReplayError(
-                f"the replay needs {needed / 1e9:.2f} GB ({frame / 1e3:.1f} kB for each of {capacity} online and "
-                f"{protected} protected frames) but {free / 1e9:.2f} GB are free: lower online_buffer_capacity to "
-                f"{max(0, int(free * 0.9 / frame) - protected)}, or feature_channels, or feature_copies"
+                f"the replay needs {needed / 1e9:.2f} GB ({frame / 1e3:.1f} kB for each of {capacity} online "
+                f"and {protected} protected frames) but {free / 1e9:.2f} GB are free: lower "
+                f"online_buffer_capacity to {max(0, int(free * 0.9 / frame) - protected)}, "
+                "or feature_channels, or feature_copies"
             )
 
     def add(self, episode: Episode) -> int:
@@ -224,11 +139,12 @@ class Replay:
         if self._fits(episode):
             self.protected.write(episode, self.spec, features, episode.intervention)
             return
-        self.refused_steps += int(episode.intervention.sum())
+        refused = int(episode.intervention.sum())
+        self.refused_steps += refused
         log.warning(
-            "the protected store is full (%d of %d frames): %d interventions of episode %s/%d stay in the online "
-            "store only, %d so far. Raise offline_buffer_capacity",
-            self.protected.used, self.protected.capacity, episode.intervention.sum(), episode.actor, episode.number,
+            "the protected store is full (%d of %d frames): %d interventions of episode %s/%d stay in the "
+            "online store only, %d so far. Raise offline_buffer_capacity",
+            self.protected.used, self.protected.capacity, refused, episode.actor, episode.number,
             self.refused_steps,
         )  # fmt: skip
 
@@ -244,24 +160,56 @@ class Replay:
             if images.shape[1:] != self.spec.image_shape:
                 raise ValueError(f"images {name!r} must be {self.spec.image_shape}, got {images.shape[1:]}")
         if episode.state.shape[1] != self.spec.state_size:
-            raise ValueError(f"state must have {self.spec.state_size} components, got {episode.state.shape[1]}")
+            raise ValueError(
+                f"state must have {self.spec.state_size} components, got {episode.state.shape[1]}"
+            )
 
     def features_of(self, episode: Episode) -> F16:
-        """Features float16 (T+1, n_cam, copies, C, h, w); copy 0 is the picture as it is, as it is acted on."""
+        """Features float16 (T+1, n_cam, copies, C, h, w); copy 0 is of the picture as it is, as acted on."""
         frames = len(episode) + 1
         out = np.empty((frames, len(self.spec.cameras), self.copies, *self.feature_shape), np.float16)
         for camera, name in enumerate(self.spec.cameras):
             images = episode.images[name]
-            for i in range(frames):  # one by one, like the acting policy: batched convolutions round otherwise
-                out[i, camera, 0] = self._encode(images[i : i + 1])[0]
+            # One by one, like the acting policy: batched convolutions round otherwise.
+            out[:, camera, 0] = self._encoded(images, 1)
             for copy in range(1, self.copies):
-                shifted = self._shifted(images)
-                for i in range(0, frames, _CHUNK):
-                    out[i : i + _CHUNK, camera, copy] = self._encode(shifted[i : i + _CHUNK])
+                out[:, camera, copy] = self._encoded(self._shifted(images), _CHUNK)
         return out
 
+    def _encoded(self, images: U8, chunk: int) -> F16:
+        """Features (N, C, h, w), encoded `chunk` pictures at a time; refuses a wrong shape and infinities."""
+        parts = [self._encode(images[i : i + chunk]) for i in range(0, len(images), chunk)]
+        features = np.concatenate(parts)
+        if features.shape != (len(images), *self.feature_shape) or features.dtype != np.float16:
+            raise ReplayError(
+                f"the encoder gave {features.dtype} {features.shape[1:]} for a picture of "
+                f"{images.shape[1:]}, the replay was made for float16 {self.feature_shape}"
+            )
+        if not np.isfinite(features).all():
+            raise ReplayError("the encoder gave features that are not finite: is the trunk's file intact?")
+        return features
+
+    def refresh(self) -> int:
+        """Shift and encode the shifted copies of one random stored episode anew; the number of its frames.
+
+        For idle time. 0 when there is nothing to refresh. Raises ReplayError without store_images.
+        """
+        if not len(self.online.images):
+            raise ReplayError("refresh needs the pictures: make the replay with store_images=True")
+        rings = [ring for ring in (self.online, self.protected) if ring.episodes]
+        if self.copies == 1 or not rings:
+            return 0
+        ring = rings[self.rng.choice(len(rings), p=_shares([ring.used for ring in rings]))]
+        first, frames = ring.episodes[self.rng.integers(len(ring.episodes))]
+        slots = ring.slots(first, frames)
+        for camera in range(len(self.spec.cameras)):
+            images = ring.images[slots, camera]
+            for copy in range(1, self.copies):
+                ring.features[slots, camera, copy] = self._encoded(self._shifted(images), _CHUNK)
+        return frames
+
     def _shifted(self, images: U8) -> U8:
-        """Pictures (T+1, H, W, 3) of one episode, each shifted by itself, or alike where frames are stacked."""
+        """Pictures (T+1, H, W, 3) of one episode, each shifted by itself, or alike if frames are stacked."""
         if self.n_obs_steps == 1:
             return random_shift(images, self.pad, self.rng)
         frames, height, width, _ = images.shape
@@ -283,11 +231,12 @@ class Replay:
             size = part.stop - part.start
             if size:
                 slots = ring.samplable[self.rng.integers(len(ring.samplable), size=size)]
-                ring.take(slots, self.n_obs_steps, self.rng, {name: array[part] for name, array in out.items()})
+                rows = {name: array[part] for name, array in out.items()}
+                ring.take(slots, self.n_obs_steps, self.rng, rows)
         out["is_demo"][:demos] = True
         return Batch(**{name: torch.from_numpy(array) for name, array in out.items()})
 
-    def _empty(self, batch: int) -> dict[str, NDArray]:  # type: ignore[type-arg]
+    def _empty(self, batch: int) -> dict[str, NDArray[Any]]:
         features = (batch, self.n_obs_steps, len(self.spec.cameras), *self.feature_shape)
         state = (batch, self.n_obs_steps, self.spec.state_size)
         return {
@@ -302,10 +251,13 @@ class Replay:
         }
 
     def state_statistics(self) -> tuple[F32, F32]:
-        """Mean and standard deviation (S,) of the protected frames' states, or of all while there are none."""
-        rings = [self.protected] if self.protected.used else [self.online]
-        states = np.concatenate([r.state[(f + np.arange(n)) % r.capacity] for r in rings for f, n in r.episodes])
-        return states.mean(0, dtype=np.float64).astype(np.float32), states.std(0, dtype=np.float64).astype(np.float32)
+        """Mean and standard deviation (S,) of the protected frames' states; of the online ones if none."""
+        ring = self.protected if self.protected.used else self.online
+        if not ring.used:
+            raise ReplayError("no state statistics: the replay holds no episode yet")
+        states = np.concatenate([ring.state[ring.slots(*episode)] for episode in ring.episodes])
+        exact = states.astype(np.float64)
+        return exact.mean(0).astype(np.float32), exact.std(0).astype(np.float32)
 
     def metrics(self) -> dict[str, float]:
         """Sizes [steps], share of steps with a reward, full share of each ring, refused interventions."""
@@ -319,6 +271,10 @@ class Replay:
         }
 
 
+def _shares(counts: list[int]) -> list[float]:
+    return [count / sum(counts) for count in counts]
+
+
 def free_memory() -> int:
     """Bytes of memory this machine can still give (all of it where the system does not say)."""
     info = Path("/proc/meminfo")
@@ -326,6 +282,4 @@ def free_memory() -> int:
         for line in info.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -72,7 +72,8 @@ class _Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if channels_in != channels_out:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.GroupNorm(_GROUPS, channels_out)
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.GroupNorm(_GROUPS, channels_out),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def _load_file(path: Path) -> Trunk:
         raise VisionError(f"{path} is not a readable safetensors file: {error}") from error
     first = tensors.get("embedder.0.weight")
     if first is None:
-        raise VisionError(f"{path} holds no trunk: tensor embedder.0.weight is missing, found {sorted(tensors)[:8]}")
+        raise VisionError(f"{path} holds no trunk: no tensor embedder.0.weight among {sorted(tensors)[:8]}")
     if first.ndim != 4 or first.shape[0] % _GROUPS:
         raise VisionError(
             f"{path}: embedder.0.weight must be (width, 3, 7, 7) with width a multiple of {_GROUPS}, "
@@ -224,7 +225,7 @@ def save_trunk(trunk: Trunk, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
-    about = {"architecture": "resnet10", "width": trunk.width, "channels": trunk.channels, "hash": trunk_hash(trunk)}
+    about = {"architecture": "resnet10", "width": trunk.width, "hash": trunk_hash(trunk)}
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -260,7 +261,7 @@ class FeatureEncoder:
     ) -> None:
         if not 1 <= channels <= trunk.channels:
             raise VisionError(
-                f"feature_channels must be 1 to {trunk.channels} with a trunk of width {trunk.width}, got {channels}"
+                f"feature_channels must be 1 to {trunk.channels} (trunk width {trunk.width}), got {channels}"
             )
         self.device = torch.device(device)
         self.trunk = _frozen(trunk).to(self.device)
