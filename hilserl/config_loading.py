@@ -180,7 +180,8 @@ def _override_tree(overrides: Sequence[str], problems: list[str]) -> Tree:
                 continue
             text = waiting.pop(0)
         keys = name.split(".")
-        value = _from_text(text, _hint_of(keys))
+        entry = get_origin(_hint_of(keys[:-1])) is dict
+        value = None if entry and text == "null" else _from_text(text, _hint_of(keys))
         for key in reversed(keys):
             value = {key: value}
         tree = merge(tree, cast(Tree, value))

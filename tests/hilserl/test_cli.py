@@ -1,0 +1,197 @@
+"""The command line: words in, configuration and arguments out; named errors and interrupts end it cleanly."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+
+from hilserl.cli import main
+from hilserl.config import InferenceArgs
+from hilserl.config_loading import config_from_json, load_config
+from robot.errors import BusError
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = "configs/grasp_only_hilserl_train_config.json"
+TWIN = "configs/twin_lift_train_config.json"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the entry functions were called with; they do nothing."""
+    monkeypatch.chdir(ROOT)
+    seen = []
+    build = types.ModuleType("hilserl.build")
+    for name in ("run_learner", "run_actor", "run_inference", "run_demo"):
+        setattr(build, name, lambda *args, name=name, **options: seen.append((name, args, options)))
+    monkeypatch.setitem(sys.modules, "hilserl.build", build)
+    return seen
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["learner", "actor", "demo"])
+def test_overrides_reach_the_entry_in_both_forms(calls, command, capsys):
+    words = ["--config_path", TWIN, "--policy.utd_ratio=3", "--policy.target_entropy", "-3", "--seed", "5"]
+    assert main([command, *words]) == 0
+    ((name, (config,), _),) = calls
+    assert name == f"run_{command}"
+    assert (config.policy.utd_ratio, config.policy.target_entropy, config.seed) == (3, -3.0, 5)
+    assert "policy.utd_ratio = 3   (default 20)" in capsys.readouterr().out
+
+
+def test_inference_as_typed(calls, checkpoint):
+    words = ["inference", "--config_path", TRAIN, "--checkpoint", checkpoint, "--num_episodes", "5"]
+    assert main(words) == 0
+    assert calls == [("run_inference", (load_config(TRAIN), InferenceArgs(checkpoint, 5)), {})]
+
+
+def test_inference_options(calls, checkpoint):
+    words = ["--device", "cuda:0", "--video_dir", "v", "--temperature", "0.5", "--seed", "9", "--task.fps=5"]
+    assert main(["inference", "--config_path", TRAIN, "--checkpoint", checkpoint, *words]) == 0
+    _, (config, args), _ = calls[0]
+    assert (config.policy.device, config.seed, config.task.fps) == ("cuda:0", 9, 5.0)
+    assert args == InferenceArgs(checkpoint, 10, True, "v", True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learner", "--config_path", "configs/none.json"], "no configuration file"),
+        (["learner", "--config_path", TWIN, "--policy.utd_ration=4"], "did you mean policy.utd_ratio?"),
+        (["demo", "--minute", "3"], "unknown option --minute; did you mean --minutes?"),
+        (["inference", "--config_path", TRAIN, "--checkpoint", "nowhere"], "no pretrained_model folder"),
+        (["config", "diff", TRAIN, TWIN, "--seed=3"], "takes no --seed=3"),
+    ],
+)
+def test_named_errors_are_one_message_and_code_2(calls, capsys, words, message):
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert message in output.err and "Traceback" not in output.err
+    assert not calls
+
+
+def test_temperature_must_be_positive(calls, capsys, checkpoint):
+    words = ["inference", "--config_path", TRAIN, "--checkpoint", checkpoint, "--temperature", "0"]
+    assert main(words) == 2
+    assert "--temperature is 0.0" in capsys.readouterr().err
+
+
+def test_errors_of_the_body_are_messages_and_bugs_keep_their_traceback(calls, monkeypatch, capsys):
+    def fail(error):
+        raise error
+
+    build = sys.modules["hilserl.build"]
+    monkeypatch.setattr(build, "run_actor", lambda _: fail(BusError("servo 4 is silent")), raising=False)
+    assert main(["actor", "--config_path", TWIN]) == 2
+    assert "BusError: servo 4 is silent" in capsys.readouterr().err
+    monkeypatch.setattr(build, "run_actor", lambda _: fail(ZeroDivisionError()), raising=False)
+    with pytest.raises(ZeroDivisionError):
+        main(["actor", "--config_path", TWIN])
+
+
+def test_config_show_prints_what_can_be_loaded_again(calls, capsys):
+    assert main(["config", "show", "--config_path", TWIN, "--seed=4"]) == 0
+    assert config_from_json(capsys.readouterr().out, "shown") == load_config(TWIN, ["--seed=4"])
+
+
+def test_config_diff_names_both_values(calls, capsys):
+    assert main(["config", "diff", TWIN, TWIN]) == 0
+    assert main(["config", "diff", TWIN, "configs/twin_lift_easy_config.json"]) == 1
+    assert "task.scene.cube_range_xy: 0.05 | 0.03" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("learner_server", []),
+        ("robot_actor", []),
+        ("hilserl_inference", ["--checkpoint", "outputs/JOB/checkpoints/003000/pretrained_model"]),
+        ("demo", []),
+    ],
+)
+def test_the_doors_work_as_typed(script, words):
+    """Each script starts, reads the file it is given and reports what is wrong with it."""
+    command = [sys.executable, f"scripts/{script}.py", "--config_path", TRAIN, "--policy.tau=2", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "policy.tau is 2.0" in done.stderr or "is no pretrained_model folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+STUBBORN = """
+    import sys, time, types
+    build = types.ModuleType("hilserl.build")
+    def run_actor(config):
+        try:
+            print("running", flush=True)
+            time.sleep(60)
+        finally:
+            print("parking", flush=True)
+            sys.stdin.read(1)
+            print("parked", flush=True)
+    build.run_actor = run_actor
+    sys.modules["hilserl.build"] = build
+    from hilserl.cli import main
+    sys.exit(main(["actor", "--config_path", sys.argv[1]]))
+"""
+
+
+@pytest.fixture
+def stubborn():
+    """A command that takes its time to park: until it is given a character."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STUBBORN), TWIN],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(process, "running")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def wait_for(process, word):
+    for line in process.stdout:
+        if line.strip() == word:
+            return
+    raise AssertionError(f"never said {word}: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_lets_the_arm_park(stubborn, first):
+    os.kill(stubborn.pid, first)
+    wait_for(stubborn, "parking")
+    os.kill(stubborn.pid, signal.SIGTERM)  # a supervisor's request after a person's is not a second interrupt
+    output, errors = stubborn.communicate("x")
+    assert "parked" in output and "Traceback" not in errors
+    assert stubborn.returncode == 130
+
+
+def test_a_second_interrupt_forces(stubborn):
+    os.kill(stubborn.pid, signal.SIGINT)
+    wait_for(stubborn, "parking")
+    os.kill(stubborn.pid, signal.SIGINT)
+    assert stubborn.wait() == 130
+    assert "forced" in stubborn.stderr.read() and "parked" not in stubborn.stdout.read()
+
+
+def test_help_is_quick_because_nothing_is_imported():
+    code = (
+        "import sys; from hilserl.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print([m for m in ('numpy', 'torch', 'hilserl.config') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
