@@ -162,19 +162,19 @@ def _refusal(handler: Any) -> Any:  # noqa: ANN401
     return make(refuse, handler.request_deserializer, handler.response_serializer)
 
 
-def bind_error(config: ServiceConfig) -> WireError:
-    """Say why the port cannot be had (grpc does not)."""
+def check_bindable(config: ServiceConfig) -> None:
+    """Say why the learner's port cannot be had (grpc does not). Raises PortBusy or WireError."""
     where = f"port {config.learner_port} on {config.learner_host}"
-    keys = "service.learner_port and service.learner_host"
     family = socket.AF_INET6 if ":" in config.learner_host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((config.learner_host, config.learner_port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return PortBusy(
+            raise PortBusy(
                 f"{where} is in use by another program (another learner?); "
                 "stop it, or set service.learner_port to another port for learner and actor"
-            )
-        return WireError(f"cannot listen on {where} ({keys}): {error.strerror}")
-    return WireError(f"cannot listen on {where} ({keys})")
+            ) from error
+        reason = f"cannot listen on {where} (service.learner_host, service.learner_port): {error.strerror}"
+        raise WireError(reason) from error

@@ -170,7 +170,7 @@ class ActorLink:
         Those stay in the spool for the next start. An episode that has not ended is lost. More than once is
         allowed.
         """
-        if self.connected and self._connection.failure is None:
+        if self._connection.sending:
             self._spool.wait_empty(timeout_s)
         self._connection.close()
         self._spool.close()

@@ -30,6 +30,7 @@ from hilserl.wire_codec import PROTOCOL_VERSION, Difference, spec_to_proto, weig
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 2.0
 _SAY_AGAIN_S = 10.0
+_SESSION_ENDED = (grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION)
 
 
 class Connection:
@@ -97,6 +98,11 @@ class Connection:
     @property
     def started(self) -> bool:
         return bool(self._threads)
+
+    @property
+    def sending(self) -> bool:
+        """True while what is in the spool may still reach the learner."""
+        return self.started and self.failure is None and not self._stop.is_set()
 
     def wait(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `done` or a failure. False when `timeout_s` passed first."""
@@ -167,7 +173,7 @@ class Connection:
     def _stream_steps(self) -> None:
         over = threading.Event()
         try:
-            for ack in self._call("steps", self._stub.StreamSteps, self._records(over)):
+            for ack in self._call("steps", self.session, self._stub.StreamSteps, self._records(over)):
                 self._spool.acknowledge(ack.durable_number)
                 self._set_progress(ack.progress)
                 if ack.refused_number:
@@ -183,20 +189,27 @@ class Connection:
 
     def _run_news(self) -> None:
         while not self._stop.is_set():
-            if not self.session:
-                self._stop.wait(_BACKOFF_FIRST_S)
-                continue
-            have = 0 if self.weights is None else self.weights.version
-            request = pb.WeightsRequest(have_version=have, have_sha256=self._have_sha256)
-            try:
-                for news in self._call("news", self._stub.StreamWeights, request):
-                    self._take_news(news)
-            except ValueError as error:
-                self._say(f"refused weights: {error}; asking again")
-                self._calls["news"].cancel()
-            except grpc.RpcError:
-                pass  # the other thread says so, and joins again
+            session = self.session
+            if session:
+                self._stream_news(session)
             self._stop.wait(_BACKOFF_FIRST_S)
+
+    def _stream_news(self, session: str) -> None:
+        call = self._call(
+            "news", session, self._stub.StreamWeights, pb.WeightsRequest(have_sha256=self._have_sha256)
+        )
+        try:
+            for news in call:
+                self._take_news(news)
+        except ValueError as error:
+            self._say(f"refused weights: {error}; asking again")
+            call.cancel()
+        except grpc.RpcError as error:
+            if error.code() in _SESSION_ENDED and session == self.session:
+                self._say(f"the session with the learner ended: {error.details()}")
+                steps = self._calls.get("steps")
+                if steps is not None:
+                    steps.cancel()  # while idle it would not notice; its thread then joins anew
 
     def _take_news(self, news: Any) -> None:  # noqa: ANN401 (a generated message)
         if news.WhichOneof("body") == "progress":
@@ -208,8 +221,8 @@ class Connection:
             self._have_sha256 = news.weights.sha256
             self._changed.notify_all()
 
-    def _call(self, key: str, method: Any, request: Any) -> Any:  # noqa: ANN401
-        metadata = (*self._token, (SESSION_KEY, self.session))
+    def _call(self, key: str, session: str, method: Any, request: Any) -> Any:  # noqa: ANN401
+        metadata = (*self._token, (SESSION_KEY, session))
         call = method(request, metadata=metadata)
         with self._changed:
             self._calls[key] = call

@@ -24,8 +24,9 @@ from hilserl.wire_channel import (
     SERVER_OPTIONS,
     SESSION_KEY,
     TokenCheck,
+    WireError,
     address,
-    bind_error,
+    check_bindable,
     server_credentials,
     token_metadata,
 )
@@ -91,6 +92,7 @@ class LearnerService:
         """Listen. Raises PortBusy, or WireError when the address cannot be served."""
         credentials = server_credentials(self._config)
         interceptors = [TokenCheck(value) for _, value in token_metadata(self._config)]
+        check_bindable(self._config)
         # Two streams per actor hold a thread each; the rest answer unary calls.
         pool = ThreadPoolExecutor(2 * _MAX_ACTORS + 8, thread_name_prefix="wire")
         server = grpc.server(pool, interceptors=interceptors, options=SERVER_OPTIONS)
@@ -101,7 +103,9 @@ class LearnerService:
             self.port = bind(where) if credentials is None else server.add_secure_port(where, credentials)
         except RuntimeError as error:
             pool.shutdown(wait=False)
-            raise bind_error(self._config) from error
+            raise WireError(
+                f"cannot listen on {where}, or the certificate does not fit its key: {error}"
+            ) from error
         server.start()
         self._server = server
 
