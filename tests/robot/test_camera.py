@@ -18,7 +18,8 @@ from robot.errors import CameraError
 from tests.fakes.arm import HandClock
 from tests.fakes.camera import SIZE, FakeSource, noise
 
-QUICK = CameraOptions(start_timeout_s=5.0, backoff_s=0.001, max_backoff_s=0.002)
+QUICK = CameraOptions(max_age_s=10.0, start_timeout_s=20.0, backoff_s=0.001, max_backoff_s=0.002)
+"""Patient with a busy machine; tests of age say their own limit."""
 
 
 def until(condition, seconds: float = 10.0) -> None:
@@ -65,7 +66,7 @@ def test_the_index_grows_and_close_ends_the_thread_and_the_source():
 def test_a_stale_picture_is_an_error_that_tells_age_limit_and_key():
     clock = HandClock()
     source = FakeSource(lambda n: noise(n) if n < 3 else None)
-    camera = start(source, clock=clock)
+    camera = start(source, clock=clock, options=CameraOptions(start_timeout_s=20.0))
     until(lambda: camera.latest().index == 2)
     clock.t_s += 0.19
     camera.latest()
@@ -94,7 +95,7 @@ def test_a_stuck_picture_is_an_error_unless_allowed():
     camera = start(FakeSource(lambda n: noise(n) if n < 3 else stuck.copy()), options=options)
     until(lambda: "identical pictures in a row" in error_of(camera))
     camera.close()
-    still = start(FakeSource(lambda n: stuck.copy()), options=CameraOptions(stuck_frames=0))
+    still = start(FakeSource(lambda n: stuck.copy()), options=CameraOptions(stuck_frames=0, max_age_s=10.0))
     until(lambda: still.latest().index > 100)
     still.close()
 
@@ -132,6 +133,16 @@ def test_reconnecting_is_bounded_and_the_error_says_so():
     camera.close()
 
 
+def test_only_failures_in_a_row_count_towards_giving_up():
+    source = FakeSource(lambda n: CameraError("a glitch") if n % 3 == 2 else noise(n))
+    camera = start(
+        source, options=CameraOptions(max_age_s=10.0, backoff_s=0.001, max_backoff_s=0.001, attempts=2)
+    )
+    until(lambda: source.opened > 10)
+    camera.latest()
+    camera.close()
+
+
 def test_a_camera_that_never_delivers_fails_construction_and_leaves_no_thread():
     before = threading.active_count()
     source = FakeSource(lambda n: CameraError("no signal"))
@@ -150,7 +161,7 @@ def test_opencv_plays_a_file_in_its_colours(tmp_path):
         picture[:, : n + 1, 0] = 100
         writer.write(picture)
     writer.release()
-    options = CameraOptions(attempts=1)
+    options = CameraOptions(attempts=1, max_age_s=1.0)
     camera = start(OpenCVSource(path, (64, 48)), size=(64, 48), options=options)
     until(lambda: camera.latest().index >= 10)
     rgb = camera.latest().rgb[:, -8:].mean(axis=(0, 1))
@@ -227,7 +238,11 @@ def test_zmq_gives_what_lerobots_server_encodes_in_rgb_as_lerobots_client_does(p
     frame = theirs.async_read(timeout_ms=5000)
     theirs.disconnect()
     np.testing.assert_array_equal(ours, frame)
-    camera = start(ZMQSource("127.0.0.1", publisher.port, "wrist"), (64, 48), CameraOptions(stuck_frames=0))
+    camera = start(
+        ZMQSource("127.0.0.1", publisher.port, "wrist"),
+        (64, 48),
+        CameraOptions(stuck_frames=0, max_age_s=10.0),
+    )
     rgb = camera.latest().rgb[:, -8:].mean(axis=(0, 1))
     camera.close()
     assert rgb[0] > 180 and rgb[1] < 30 and rgb[2] < 30

@@ -73,7 +73,7 @@ def test_the_layout_follows_the_number_of_axes_unless_given(opened):
     given.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(deadzone=st.floats(0.0, 0.9))
 def test_the_deadzone_is_at_rest_and_continuous_at_its_edge(opened_once, deadzone):
     virtual, gamepad = opened_once

@@ -77,10 +77,13 @@ def test_a_pause_buys_no_jump():
     assert len(arm.commands) == 2
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(0.0, 0.2), st.lists(st.floats(-0.3, 0.3), min_size=6, max_size=6)),
+        st.tuples(
+            st.sampled_from([0.0, 0.001, 0.02, 0.3]) | st.floats(0.0, 0.2),
+            st.lists(st.sampled_from([0.0, 0.03]) | st.floats(-0.3, 0.3), min_size=6, max_size=6),
+        ),
         min_size=2,
         max_size=40,
     )
@@ -107,6 +110,7 @@ def test_no_sequence_of_accepted_commands_is_faster_than_allowed(plan):
             assert way <= allowed + 1e-5
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-0.019, 0.019), min_size=1, max_size=50))
 def test_a_steady_interpolation_with_timer_jitter_is_never_refused(jitter):
     guard, arm, clock = guarded()
@@ -298,10 +302,11 @@ def test_a_bus_error_met_by_the_watchdog_reaches_the_caller_and_the_hold_is_trie
     arm.broken = True
     time.sleep(0.2)
     assert not guard.holding
-    with pytest.raises(BusError, match="servo 3"):
-        guard.read()
     arm.broken = False
     until(lambda: guard.holding)
+    with pytest.raises(BusError, match="servo 3"):
+        guard.read()
+    guard.read()
     guard.close()
 
 

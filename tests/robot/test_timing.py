@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot.timing import Latest, RealClock, SimClock, Ticker
@@ -28,7 +28,7 @@ def test_latest_wakes_a_waiting_reader_and_loses_no_final_value():
     def reader():
         number = 0
         while not seen or seen[-1] != 999:
-            got = slot.get(newer_than=number, timeout_s=10.0)
+            got = slot.get(newer_than=number, timeout_s=60.0)
             assert got is not None, "the reader was not woken"
             number = got[0]
             seen.append(got[1])
@@ -53,6 +53,7 @@ def test_real_clock_never_wakes_early_and_does_not_wait_for_the_past():
             clock.sleep_until(bad)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 10.0), max_size=20))
 def test_sim_clock_advances_the_world_by_exactly_the_time_that_passes(steps):
     moved: list[float] = []
@@ -80,6 +81,7 @@ def test_sim_clock_refuses_to_go_back_and_stands_still_when_the_world_fails():
     assert clock.now_s() == 5.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 0.35), min_size=1, max_size=60))
 def test_ticker_keeps_the_schedule_and_never_shortens_a_period(work_s):
     """In time: ticks lie on the absolute grid. Late: at once, counted, and no period after it is shorter."""
@@ -98,22 +100,32 @@ def test_ticker_keeps_the_schedule_and_never_shortens_a_period(work_s):
     assert ticker.worst_late_s == pytest.approx(max(0.0, max(work_s) - 0.1), abs=2e-6)
 
 
+class LateClock(HandClock):
+    """Wakes a millisecond late, as a busy machine does."""
+
+    def sleep_until(self, t_s: float) -> None:
+        super().sleep_until(t_s)
+        self.t_s += 0.001
+
+
 def test_ticker_does_not_drift():
-    clock = HandClock()
+    clock = LateClock()
     ticker = Ticker(clock, rate_hz=30.0)
-    for _ in range(300_00):
+    for _ in range(30_000):
         clock.t_s += 0.01
         ticker.wait()
-    assert clock.t_s == pytest.approx(100.0 + 1000.0, abs=1e-6)
+    assert clock.t_s == pytest.approx(100.0 + 1000.0 + 0.001, abs=1e-6)
     assert ticker.overruns == 0
 
 
-def test_ticker_on_a_simulated_clock_never_overruns():
+def test_ticker_takes_no_rounding_of_simulated_time_for_an_overrun():
     clock = SimClock(lambda dt_s: None)
     ticker = Ticker(clock, rate_hz=30.0)
     for _ in range(1000):
+        for _ in range(7):
+            clock.sleep_until(clock.now_s() + ticker.period_s / 7)
         ticker.wait()
-    assert ticker.overruns == 0
+    assert ticker.overruns == 0 and ticker.worst_late_s == 0.0
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
