@@ -139,6 +139,7 @@ def _add_demo(commands: _Commands) -> None:
 def _add_twin(commands: _Commands) -> None:
     text = "the simulated arm behind a serial port and a camera stream, in real time"
     parser = _add(commands, "twin", _twin, text, WIRE_CONFIG)
+    parser.add_argument("--hand", action="store_true", help="a simulated person moves the released arm")
     parser.add_argument(
         "--seconds", type=float, metavar="S", help="stop after S seconds (default: on interrupt)"
     )
@@ -185,6 +186,10 @@ def _refuse_mistyped_options(args: argparse.Namespace, overrides: list[str]) -> 
             raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _load(args: argparse.Namespace, overrides: list[str]) -> Config:
     """The effective configuration, printed in short."""
     from hilserl.config_loading import describe, load_config
@@ -225,7 +230,7 @@ def _inference(args: argparse.Namespace, overrides: list[str]) -> int:
     config = _load(
         args, [*overrides, *(f"{key}={value}" for key, value in short.items() if value is not None)]
     )
-    from hilserl.build import run_inference
+    from hilserl.inference import run_inference
 
     run_inference(
         config,
@@ -243,7 +248,7 @@ def _inference(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _demo(args: argparse.Namespace, overrides: list[str]) -> int:
     config = _load(args, overrides)
-    from hilserl.build import run_demo
+    from hilserl.demo import run_demo
 
     run_demo(config, minutes=args.minutes, eval_episodes=args.eval_episodes)
     return 0
@@ -251,19 +256,24 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _twin(args: argparse.Namespace, overrides: list[str]) -> int:
     config = _load(args, overrides)
+    from hilserl.config import ConfigError
     from robot.twin.wire import serve
 
+    if len(config.cameras) != 1:
+        raise ConfigError(f"the twin has one camera, but cameras names {', '.join(config.cameras)}")
     ((name, camera),) = config.cameras.items()
-    serve(
+    return serve(
         config.task.scene,
-        link=Path(config.robot.port),
+        link=config.robot.port,
         camera_name=name,
         camera_port=camera.port,
         seed=config.seed,
+        report=_say,
         seconds=args.seconds,
-        report=print,
+        calibration_dir=config.robot.calibration_dir,
+        robot_id=config.robot.id,
+        hand=args.hand,
     )
-    return 0
 
 
 def _pretrain(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -272,7 +282,7 @@ def _pretrain(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.pretrain import main as pretrain
 
     given = {key: value for key in ("width", "minutes") if (value := getattr(args, key)) is not None}
-    pretrain(config, Path(args.folder), PretrainConfig(seed=config.seed, **given), print)
+    pretrain(config, Path(args.folder), PretrainConfig(seed=config.seed, **given), _say)
     return 0
 
 

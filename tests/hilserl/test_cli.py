@@ -79,6 +79,33 @@ def test_named_errors_are_one_message_and_code_2(calls, capsys, words, message):
     assert not calls
 
 
+def test_the_twin_is_served_with_what_the_configuration_says(calls, monkeypatch):
+    wire = types.ModuleType("robot.twin.wire")
+    wire.serve = lambda scene, **options: calls.append((scene, options)) or 3
+    monkeypatch.setitem(sys.modules, "robot.twin.wire", wire)
+    words = [
+        "--task.scene.cube_range_xy=0.01",
+        "--cameras.gripper_cam.port=7000",
+        "--seed=2",
+        "--seconds",
+        "4",
+    ]
+    assert main(["twin", *words]) == 3
+    ((scene, options),) = calls
+    del options["report"]
+    assert scene.cube_range_xy == 0.01
+    assert options == {
+        "link": "outputs/twin/servo-bus",
+        "camera_name": "gripper_cam",
+        "camera_port": 7000,
+        "seed": 2,
+        "seconds": 4.0,
+        "calibration_dir": "calibration",
+        "robot_id": "twin",
+        "hand": False,
+    }
+
+
 def test_temperature_must_be_positive(calls, capsys, checkpoint):
     words = ["inference", "--config_path", TRAIN, "--checkpoint", checkpoint, "--temperature", "0"]
     assert main(words) == 2

@@ -128,6 +128,7 @@ def test_cameras_of_a_file_replace_the_default_and_merge_with_the_base(tmp_path)
     assert read_config(child).cameras == {"wrist": CameraConfig(type="zmq", port=7)}
     both = read_config(child, ["--cameras.side.port=9"]).cameras
     assert both == {"side": CameraConfig(port=9), "wrist": CameraConfig(type="zmq", port=7)}
+    assert list(both) == ["side", "wrist"], "sorted, whatever order they were written in"
 
 
 def test_bases_are_followed_and_circles_named(tmp_path):
