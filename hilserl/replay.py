@@ -6,10 +6,8 @@ Not for several threads at once: the learner's one loop adds and samples.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hilserl.ring import ReplayError, Ring
+from hilserl.networks import DEGENERATE_STD
+from hilserl.ring import ReplayError, Ring, free_memory
 from hilserl.types import ACTION_SIZE, Episode, Role, Spec
 from hilserl.vision import F16, random_shift
 from robot.types import F32, U8
@@ -27,6 +26,10 @@ log = logging.getLogger(__name__)
 Encode = Callable[[U8], F16]
 _CHUNK = 8
 """Shifted pictures encoded at a time: what a CPU core does fastest."""
+
+
+MIN_SPREAD = {"rad": 0.05, "rad_s": 0.3, "m": 0.01}
+"""Smallest spread a state component of a unit is divided by."""
 
 
 class ProtectedFull(ReplayError):
@@ -250,14 +253,27 @@ class Replay:
             "is_demo": np.zeros(batch, np.bool_),
         }
 
+    @property
+    def transitions(self) -> int:
+        """Transitions that can be sampled: both rings', an intervened step in both counted once in each."""
+        return len(self.online.samplable) + len(self.protected.samplable)
+
     def state_statistics(self) -> tuple[F32, F32]:
-        """Mean and standard deviation (S,) of the protected frames' states; of the online ones if none."""
+        """Mean and spread (S,) of the protected frames' states; of the online ones if none.
+
+        The spread is the standard deviation, but not below MIN_SPREAD of the component's unit: demonstrations
+        that hardly move a component must not turn an ordinary motion into an input of 30. A component that
+        never moves keeps its 0 and is dropped by the network.
+        """
         ring = self.protected if self.protected.used else self.online
         if not ring.used:
             raise ReplayError("no state statistics: the replay holds no episode yet")
         states = np.concatenate([ring.state[ring.slots(*episode)] for episode in ring.episodes])
         exact = states.astype(np.float64)
-        return exact.mean(0).astype(np.float32), exact.std(0).astype(np.float32)
+        spread = exact.std(0)
+        floor = np.array([MIN_SPREAD[_unit(name)] for name in self.spec.state_names])
+        spread = np.where(spread < DEGENERATE_STD, 0.0, np.maximum(spread, floor))
+        return exact.mean(0).astype(np.float32), spread.astype(np.float32)
 
     def metrics(self) -> dict[str, float]:
         """Sizes [steps], share of steps with a reward, full share of each ring, refused interventions."""
@@ -275,11 +291,9 @@ def _shares(counts: list[int]) -> list[float]:
     return [count / sum(counts) for count in counts]
 
 
-def free_memory() -> int:
-    """Bytes of memory this machine can still give (all of it where the system does not say)."""
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _unit(state_name: str) -> str:
+    """Unit at the end of a state component's name: `joint_vel.elbow_flex_rad_s` is in rad_s."""
+    for unit in sorted(MIN_SPREAD, key=len, reverse=True):
+        if state_name.endswith(f"_{unit}"):
+            return unit
+    raise ReplayError(f"state component {state_name!r} must end in one of the units {sorted(MIN_SPREAD)}")

@@ -8,7 +8,9 @@ never reaches into another one.
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,3 +116,13 @@ class Ring:
             out[prefix + "state"][...] = self.state[stacked]
         for name in ("action", "reward", "bootstrap"):
             out[name][...] = getattr(self, name)[slots]
+
+
+def free_memory() -> int:
+    """Bytes of memory this machine can still give (all of it where the system does not say)."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hilserl.acting import PolicyNet, Shape, check_tensors
+from hilserl.acting import ActingPolicy, PolicyNet, Shape, check_tensors
 from hilserl.config import PolicyConfig
 from hilserl.networks import DEGENERATE_STD, Critic, squashed_sample
 from hilserl.replay import Batch
 from hilserl.types import Spec
 from robot.types import F32
+
+__all__ = ["SAC", "ActingPolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +88,9 @@ class SAC:
         self.log_alpha = torch.tensor(math.log(config.temperature_init), device=self.device).requires_grad_()
         self.value_bound = torch.zeros((), device=self.device)
         self._critic_params: list[Tensor] = [*self.net.heads.parameters(), *self.critic.parameters()]
-        self._target_params: list[Tensor] = [
-            *self.target_heads.parameters(),
-            *self.target_critic.parameters(),
-        ]
         self._actor_params: list[Tensor] = list(self.net.actor.parameters())
-        for parameter in self._target_params:
-            parameter.requires_grad_(False)
+        targets = nn.ModuleList([self.target_heads, self.target_critic]).requires_grad_(False)
+        self._target_params: list[Tensor] = list(targets.parameters())
         self._copy_targets()
 
     def update(self, sample: Sample, critic_updates: int) -> None:
