@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import tempfile
@@ -12,6 +13,7 @@ import tty
 from pathlib import Path
 from typing import Final
 
+from robot.errors import BusError
 from robot.twin.faults import Faults
 from robot.twin.servo_bus import ServoBus
 
@@ -36,10 +38,22 @@ class BusPort:
     """
 
     def __init__(self, bus: ServoBus, faults: Faults, link: Path | None = None) -> None:
-        """link: where to make the link to the pseudo-terminal; without it, in a new temporary folder."""
+        """link: where to make the link to the pseudo-terminal; without it, in a new temporary folder.
+
+        Raises BusError when another twin serves the same link.
+        """
         self._bus, self._faults = bus, faults
         self._folder = tempfile.TemporaryDirectory(prefix="so101-twin-") if link is None else None
         self._link = link or Path(self._folder.name if self._folder else "") / "servo-bus"
+        self._link.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_file = os.open(self._link.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock_file)
+            raise BusError(
+                f"{self._link} is busy: another twin serves it; end it, or name another"
+            ) from error
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._plugging = threading.Lock()
@@ -79,8 +93,13 @@ class BusPort:
             os.close(self._master)
 
     def close(self) -> None:
-        """Unplug for good."""
+        """Unplug for good. More than once is allowed."""
+        if self._lock_file < 0:
+            return
         self.unplug()
+        self._link.with_suffix(".lock").unlink()
+        os.close(self._lock_file)
+        self._lock_file = -1
         if self._folder is not None:
             self._folder.cleanup()
 

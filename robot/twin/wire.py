@@ -5,12 +5,12 @@ Unmodified lerobot, or `robot.so101` and `robot.camera`, connect to it as to a r
 
 from __future__ import annotations
 
-import argparse
 import queue
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,7 +32,10 @@ from robot.types import JOINT_NAMES
 PHYSICS_S: Final = 2 * TIMESTEP_S
 MAX_LAG_S: Final = 0.1
 CAMERA_HZ: Final = 30.0
-IDLE_S: Final = 0.5
+IDLE_S: Final = 0.2
+HAND_S: Final = 0.02
+SWITCH_S: Final = 0.0005
+"""Longest wait of the bus for the interpreter while physics and camera work: a servo answers within 1 ms."""
 START_RAD: Final = (0.0, -1.7, 1.65, 0.8, 0.0, 0.0)
 """Folded, as a person leaves an arm that is switched off."""
 
@@ -69,8 +72,12 @@ class WireTwin:
         self.body = WorldBody(self._world)
         self.bus = ServoBus(self.body, self.faults)
         self._calibrate()
-        self._bus_port = BusPort(self.bus, self.faults, Path(link) if link else None)
         self._camera = CameraServer(camera_name, self.faults, port=camera_port)
+        try:
+            self._bus_port = BusPort(self.bus, self.faults, Path(link) if link else None)
+        except BaseException:
+            self._camera.close()
+            raise
         self._camera_name = camera_name
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop, self._ready = threading.Event(), threading.Event()
@@ -183,51 +190,53 @@ class WireTwin:
                 next_frame_s = max(next_frame_s + 1 / CAMERA_HZ, elapsed_s)
 
 
-def serve(argv: Sequence[str], say: Callable[[str], None]) -> int:
-    """The command `hilserl twin`: run a WireTwin until interrupted. `say` prints one line.
+def serve(
+    scene: LiftConfig,
+    *,
+    link: str | Path,
+    camera_name: str,
+    camera_port: int,
+    seed: int,
+    report: Callable[[str], None],
+    seconds: float | None = None,
+    calibration_dir: str | Path = "calibration",
+    robot_id: str = "twin",
+    faults: Faults | None = None,
+    hand: bool = False,
+) -> int:
+    """The command `hilserl twin`: run a WireTwin until interrupted, or for `seconds`. Returns its exit status.
 
-    Returns the exit status: 1 when the physics failed.
+    report: prints one line. hand: a simulated person moves the released arm (see `hand_at`).
     """
-    options = _parser().parse_args(argv)
-    faults = Faults(options.seed, options.drop_rate, options.corrupt_rate, options.late_rate)
+    sys.setswitchinterval(SWITCH_S)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with WireTwin(
-        options.calibration_dir,
-        options.id,
-        seed=options.seed,
-        link=options.port,
-        camera_port=options.camera_port,
+        calibration_dir,
+        robot_id,
+        seed=seed,
+        scene=scene,
+        link=link,
+        camera_port=camera_port,
+        camera_name=camera_name,
         faults=faults,
     ) as twin:
-        say(f"SO-101 twin with servos {', '.join(JOINT_NAMES)} at {twin.port}")
+        report(f"SO-101 twin with servos {', '.join(JOINT_NAMES)} at {twin.port}")
         for line in twin.config_lines():
-            say(line)
-        say("Ctrl+C ends it.")
+            report(line)
+        report("Ctrl+C ends it.")
         start_s = time.monotonic()
-        while twin.running and not stop.wait(TIMESTEP_S if options.hand else IDLE_S):
-            if options.hand:
-                twin.body.hand_rad = hand_at(time.monotonic() - start_s)
+        while twin.running and not stop.wait(HAND_S if hand else IDLE_S):
+            elapsed_s = time.monotonic() - start_s
+            if hand:
+                twin.body.hand_rad = hand_at(elapsed_s)
+            if seconds is not None and elapsed_s >= seconds:
+                break
         failed = not twin.running
-    if failed:
-        say("the twin's physics failed; see the error above")
-        return 1
-    say(f"twin ended; physics fell behind real time by {twin.lost_s:.2f} s in all")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hilserl twin", description=serve.__doc__)
-    parser.add_argument("--calibration_dir", default="calibration", help="folder of the calibration files")
-    parser.add_argument(
-        "--id", default="twin", help="the arm's name: its file is <calibration_dir>/<id>.json"
+    report(
+        "the twin's physics failed; see the error above"
+        if failed
+        else f"twin ended; its physics fell behind real time by {twin.lost_s:.2f} s in all"
     )
-    parser.add_argument("--port", default=None, help="path to make the servo port at (default: a new one)")
-    parser.add_argument("--camera_port", type=int, default=5555, help="TCP port of the camera; 0: a free one")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scene and of the faults")
-    parser.add_argument("--hand", action="store_true", help="a simulated person moves the released arm")
-    parser.add_argument("--drop_rate", type=float, default=0.0, help="share of packets lost")
-    parser.add_argument("--corrupt_rate", type=float, default=0.0, help="share of packets damaged")
-    parser.add_argument("--late_rate", type=float, default=0.0, help="share of answers 0.1 s late")
-    return parser
+    return int(failed)
