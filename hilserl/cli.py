@@ -247,7 +247,7 @@ def _inference(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _demo(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = _load(args, ["--job_name=demo", *overrides])
     from hilserl.demo import run_demo
 
     run_demo(config, minutes=args.minutes, eval_episodes=args.eval_episodes)

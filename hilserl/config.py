@@ -65,8 +65,8 @@ class TaskConfig:
     workspace_max: tuple[float, float, float] = (0.35, 0.15, 0.25)
     action_scale: float = 0.02
     gripper_scale: float = 0.25
-    leash: float = 0.03
-    gripper_leash: float = 0.3
+    leash: float = 0.05
+    gripper_leash: float = 0.4
     wrist_roll: float = 1.5707963
     command_hz: float = 50.0
     success: SuccessConfig = field(default_factory=SuccessConfig)
@@ -85,6 +85,8 @@ class RobotConfig:
     max_joint_speed: float = 4.0
     watchdog_s: float = 0.5
     bus_retries: int = 3
+    object_time_s: float = 2.0
+    """Real arm: pause at the reset pose in which a person places the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class TeleopConfig:
     """Who may take over. type: "gamepad", "keyboard", "scripted" (twin only) or "none"."""
 
     type: str = "gamepad"
+    device: str = "0"
+    """Gamepad: its index, or part of its name."""
     deadzone: float = 0.1
     intervention_rate: float = 0.8
     """Scripted operator: probability of helping when help is needed, at the first episode."""
@@ -157,6 +161,8 @@ class ServiceConfig:
 
     learner_host: str = "127.0.0.1"
     learner_port: int = 50051
+    actor_name: str = "actor"
+    """Name of this actor: one of several that join a learner at the same time must have another."""
     tls_cert: str = ""
     tls_key: str = ""
     token_file: str = ""
@@ -171,6 +177,11 @@ class RunConfig:
 
     max_transitions: int = 100_000
     max_episodes: int = 100_000
+    demo_episodes: int = 15
+    """`hilserl demo`: scripted demonstrations recorded before training."""
+    eval_every_episodes: int = 0
+    """Every so many training episodes the actor plays a group of held-out, help-free ones; 0: never."""
+    eval_episodes: int = 20
     checkpoint_every: int = 500
     keep_checkpoints: int = 5
     log_every_updates: int = 200

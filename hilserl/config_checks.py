@@ -56,7 +56,12 @@ def personal_paths(files: Tree, overridden: Collection[str]) -> list[str]:
 
 
 def _name_problems(config: Config) -> Iterator[str]:
-    for name, value in (("job_name", config.job_name), ("task.name", config.task.name)):
+    names = {
+        "job_name": config.job_name,
+        "task.name": config.task.name,
+        "service.actor_name": config.service.actor_name,
+    }
+    for name, value in names.items():
         if not _NAME.fullmatch(value):
             yield f'{name} is "{value}", it must be a name of letters, digits, _ and -'
     if not config.output_dir:

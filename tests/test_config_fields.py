@@ -11,14 +11,22 @@ import pytest
 from hilserl import config
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = {"config.py", "config_tree.py", "config_loading.py", "config_checks.py", "config_ranges.py", "lift.py"}
+OWN = {
+    "config.py",
+    "config_tree.py",
+    "config_loading.py",
+    "config_checks.py",
+    "config_ranges.py",
+    "cli.py",
+    "lift.py",
+}
 CLASSES = [c for _, c in inspect.getmembers(config, dataclasses.is_dataclass) if inspect.isclass(c)]
 FIELDS = [(c.__name__, f.name) for c in CLASSES for f in dataclasses.fields(c)]
 
 
 @functools.cache
 def read_names() -> set[str]:
-    """Names of attributes read from anything but `self` and parsed arguments, and those of class patterns."""
+    """Names of attributes read from anything but `self`, and those of class patterns."""
     names: set[str] = set()
     for package in ("hilserl", "robot", "scripts"):
         for path in (ROOT / package).rglob("*.py"):
@@ -27,7 +35,7 @@ def read_names() -> set[str]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     owner = node.value.id if isinstance(node.value, ast.Name) else ""
-                    if owner not in ("self", "args", "cls"):
+                    if owner not in ("self", "cls"):
                         names.add(node.attr)
                 elif isinstance(node, ast.MatchClass):
                     names |= set(node.kwd_attrs)

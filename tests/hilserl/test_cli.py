@@ -25,10 +25,12 @@ def calls(monkeypatch):
     """What the entry functions were called with; they do nothing."""
     monkeypatch.chdir(ROOT)
     seen = []
-    build = types.ModuleType("hilserl.build")
-    for name in ("run_learner", "run_actor", "run_inference", "run_demo"):
-        setattr(build, name, lambda *args, name=name, **options: seen.append((name, args, options)))
-    monkeypatch.setitem(sys.modules, "hilserl.build", build)
+    entries = {"build": ("run_learner", "run_actor"), "inference": ("run_inference",), "demo": ("run_demo",)}
+    for module_name, names in entries.items():
+        module = types.ModuleType(f"hilserl.{module_name}")
+        for name in names:
+            setattr(module, name, lambda *args, name=name, **options: seen.append((name, args, options)))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return seen
 
 
@@ -123,6 +125,13 @@ def test_errors_of_the_body_are_messages_and_bugs_keep_their_traceback(calls, mo
     monkeypatch.setattr(build, "run_actor", lambda _: fail(ZeroDivisionError()), raising=False)
     with pytest.raises(ZeroDivisionError):
         main(["actor", "--config_path", TWIN])
+
+
+def test_the_demo_has_a_folder_of_its_own(calls):
+    assert main(["demo", "--minutes", "3", "--eval_episodes", "7"]) == 0
+    ((_, (config,), options),) = calls
+    assert (config.output_dir, config.job_name, config.robot.type) == ("outputs", "demo", "twin")
+    assert options == {"minutes": 3.0, "eval_episodes": 7}
 
 
 def test_config_show_prints_what_can_be_loaded_again(calls, capsys):

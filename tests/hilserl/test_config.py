@@ -269,6 +269,7 @@ def test_all_problems_are_listed_at_once():
         (["--policy.device=gpu"], 'policy.device is "gpu"'),
         (["--job_name=a/b"], 'job_name is "a/b"'),
         (["--output_dir="], "output_dir"),
+        (["--service.actor_name=a b"], 'service.actor_name is "a b"'),
         (["--robot.type=so100"], "must be one of twin, so101"),
         (["--robot.id="], "robot.id"),
         (["--teleop.type=leader"], "must be one of gamepad, keyboard, scripted, none"),
@@ -313,8 +314,14 @@ def test_every_interval_is_kept(name):
         assert f"{name} is {above}" in problems_of(f"--{name}={above}")
 
 
-def test_the_tables_name_fields_that_exist():
-    assert set(INTERVALS) | set(CHOICES) <= set(leaf_names(Config))
+def test_every_number_has_a_range_or_a_check_of_its_own():
+    own_check = {"task.action_scale", "task.gripper_scale", "policy.online_buffer_capacity"}
+    any_value = {"policy.target_entropy", "task.reset_gripper", "task.wrist_roll"}
+    leaves = flatten(encode(Config(), Config))
+    numbers = {n for n, v in leaves.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    numbers = {n for n in numbers if not n.startswith(("cameras.", "task.crop_params_dict."))}
+    assert numbers == set(INTERVALS) | own_check | any_value
+    assert set(CHOICES) <= leaves.keys()
 
 
 def test_what_works_at_the_edge_is_accepted(tmp_path):
