@@ -46,6 +46,9 @@ METRICS: dict[str, Metric] = {
     "episode/success": Metric("0/1", "ended in success, with whatever help was given"),
     "episode/intervention_share": Metric("1", "share of the episode's steps played by the operator"),
     "episode/policy_version": Metric("versions", "the one policy version that acted"),
+    "episode/evaluation": Metric(
+        "0/1", "held-out episode: deterministic actions, help forbidden, never trained on"
+    ),
     "episode/seed": Metric("1", "seed of the scene and the start pose"),
     "episode/clipped_share": Metric("1", "share of steps the workspace box or the leash shortened"),
     "rollout/episodes": Metric("episodes", "episodes received so far, from all actors"),
@@ -53,6 +56,9 @@ METRICS: dict[str, Metric] = {
     "rollout/steps_mean": Metric("transitions", "mean length of the last 20 episodes"),
     "rollout/return_mean": Metric("1", "mean return of the last 20 episodes"),
     "rollout/helped_success": Metric("1", "success share of the last 20 training episodes, help included"),
+    "rollout/unaided_success": Metric(
+        "1", "share of the last 20 training episodes that succeeded with no help at all"
+    ),
     "rollout/intervention_share": Metric("1", "operator's share of the steps of the last 20 episodes"),
     "train/updates_per_transition": Metric("updates/transition", "achieved; compare utd_ratio"),
     "train/policy_version": Metric("versions", "newest policy version published"),
@@ -61,9 +67,9 @@ METRICS: dict[str, Metric] = {
     "train/critic_loss": Metric("1", "squared error of one critic, mean over critics and batches"),
     "train/critic_grad_norm": Metric("1", "norm of the critics' gradient before clipping"),
     "train/critic_q_mean": Metric("1", "mean value the critics give to the batch"),
+    "train/critic_q_max": Metric("1", "largest value the critics give in a batch, mean over batches"),
+    "train/critic_q_bound": Metric("1", "the most any state can be worth; values beyond it are diverging"),
     "train/critic_target_mean": Metric("1", "mean target of the critics"),
-    "train/critic_target_max": Metric("1", "largest target of a batch, mean over batches"),
-    "train/q_upper_bound": Metric("1", "the most any state can be worth; values beyond it are diverging"),
     "train/actor_loss": Metric("1", "temperature times log density minus value, plus cloning where it is on"),
     "train/actor_grad_norm": Metric("1", "norm of the actor's gradient before clipping"),
     "train/actor_entropy": Metric("nat", "entropy of the policy after squashing; compare target_entropy"),
