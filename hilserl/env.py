@@ -14,7 +14,7 @@ import numpy as np
 from hilserl.config import CropConfig, TaskConfig
 from hilserl.types import Obs, Spec, check_action
 from robot.errors import CameraError, KinematicsError
-from robot.kinematics import Kinematics
+from robot.kinematics import F64, Kinematics
 from robot.types import F32, GRIPPER, JOINT_NAMES, U8, WRIST_ROLL, Arm, ArmState, Camera, Clock, Frame, Scene
 
 RESET_SPEED_RAD_S = 1.5
@@ -22,6 +22,10 @@ RESET_CLEARANCE_M = 0.10
 """Height the hand is lifted to before it travels to its reset pose."""
 RESET_TOLERANCE_M = 0.003
 SETTLE_S = 0.4
+SPEED_MARGIN = 0.8
+"""Share of the guard's speed limit that a step may use."""
+CLIPPED_M = 1e-3
+"""A step shortened by more than this counts as clipped."""
 STATE_NAMES = (
     *(f"joint_pos.{name}_rad" for name in JOINT_NAMES),
     *(f"joint_vel.{name}_rad_s" for name in JOINT_NAMES),
@@ -79,7 +83,9 @@ class Env:
         clock: Clock,
         kinematics: Kinematics,
         scene: Scene,
+        max_joint_speed: float,
     ) -> None:
+        """max_joint_speed: what the arm's guard allows [rad/s]; a step never asks for more."""
         self._task = task
         self._arm = arm
         self._cameras = cameras
@@ -87,6 +93,7 @@ class Env:
         self._kinematics = kinematics
         self._scene = scene
         self._period_s = 1.0 / task.fps
+        self._max_step_rad = SPEED_MARGIN * max_joint_speed * self._period_s
         self._substeps = max(1, round(task.command_hz / task.fps))
         self._box = (np.array(task.workspace_min), np.array(task.workspace_max))
         self._gripper_range = (max(arm.limits.lower_rad[GRIPPER], -0.17), task.reset_gripper + 0.1)
@@ -143,13 +150,25 @@ class Env:
         high_gripper = min(max(reference, measured + task.gripper_leash), self._gripper_range[1])
         goal_gripper = float(np.clip(reference + task.gripper_scale * action[3], low_gripper, high_gripper))
 
-        self.clipped_steps += bool(np.abs(goal_xyz - asked).max() > 1e-6)
-        if np.abs(action[:3]).max() > 0:
-            self._reference_q = self._kinematics.ik(goal_xyz, self._reference_q)
-            self._reference_xyz = goal_xyz
         goal_q = self._reference_q.copy()
+        if np.abs(action[:3]).max() > 0:
+            goal_q, self._reference_xyz = self._towards(goal_xyz)
+        self.clipped_steps += bool(np.abs(self._reference_xyz - asked).max() > CLIPPED_M)
         goal_q[GRIPPER] = goal_gripper
         return goal_q
+
+    def _towards(self, goal_xyz: F64) -> tuple[F32, F64]:
+        """Joint angles for goal_xyz, and the position they give: part of the way where the joints are too slow.
+
+        Near a singularity a short way of the hand is a long way of the joints.
+        """
+        goal_q = self._kinematics.ik(goal_xyz, self._reference_q)
+        step = goal_q - self._reference_q
+        longest = float(np.abs(step).max())
+        if longest <= self._max_step_rad:
+            return goal_q, goal_xyz
+        partial_q = self._reference_q + step * np.float32(self._max_step_rad / longest)
+        return partial_q, self._kinematics.fk(partial_q).xyz_m
 
     def _move(self, goal_q: F32) -> None:
         """Command the way to goal_q in substeps of one control period, on an absolute schedule."""
@@ -195,7 +214,9 @@ class Env:
     def _travel(self, target_xyz: np.ndarray) -> None:
         """Open the gripper, lift, travel, descend: in joint space, so that no start pose can trap it."""
         self.state = self._arm.read()
-        self._last_command = self.state.q_rad.copy()
+        # A joint pressed against its stop is measured a little beyond the limit, where no command may go.
+        limits = self._arm.limits
+        self._last_command = np.clip(self.state.q_rad, limits.lower_rad, limits.upper_rad)
         hand = self._kinematics.fk(self.state.q_rad).xyz_m
         if hand[2] < RESET_CLEARANCE_M:
             lifted = self._kinematics.ik((hand[0], hand[1], RESET_CLEARANCE_M), self.state.q_rad)

@@ -14,9 +14,15 @@ from robot.types import F32, Event, Operator, Teleop
 
 
 class Policy(Protocol):
-    """Anything that acts. `act` sees one observation and answers with an action (4,) in [-1, 1]."""
+    """Anything that acts.
+
+    Every observation of an episode goes to `act`, which answers with an action (4,) in [-1, 1], or, while
+    the operator acts, to `observe`, so that a policy with a history misses none.
+    """
 
     def reset(self) -> None: ...
+
+    def observe(self, obs: Obs) -> None: ...
 
     def act(self, obs: Obs) -> F32: ...
 
@@ -42,6 +48,9 @@ class HoldStill:
 
     def reset(self) -> None:
         """Nothing to forget."""
+
+    def observe(self, obs: Obs) -> None:
+        """Nothing to remember."""
 
     def act(self, obs: Obs) -> F32:
         """The zero action: hold the hand, hold the gripper."""
@@ -99,7 +108,11 @@ def rollout(
             end = End.DISCARDED
             break
         helped = help_allowed and operator.action is not None
-        action = operator.action if helped and operator.action is not None else policy.act(obs)
+        if helped and operator.action is not None:
+            policy.observe(obs)
+            action = operator.action
+        else:
+            action = policy.act(obs)
         obs = env.step(action)
         steps += 1
         value, end = reward.score(obs)

@@ -114,6 +114,7 @@ class Kinematics:
             )
             step = velocity * SOLVER_DT_S
             q = q + step * min(1.0, MAX_STEP_RAD / max(float(np.abs(step).max()), 1e-9))
+            q = np.clip(q, self.limits.lower_rad, self.limits.upper_rad)
         return best_q.astype(np.float32)
 
     def tilt_euler(self, q_rad: F32 | F64, wrist_roll_rad: float) -> F64:

@@ -1,0 +1,182 @@
+"""Config -> the concrete body: arm, cameras, clock, scene, operator. Only this file names their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from hilserl.config import CameraConfig, Config, ConfigError
+from hilserl.env import Env
+from hilserl.reward import ButtonReward, OracleReward
+from hilserl.rollout import Reward
+from robot.kinematics import Kinematics
+from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Teleop
+
+Message = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Everything an episode needs, wired. side_view: a picture for people, where there is one."""
+
+    env: Env
+    teleop: Teleop
+    reward: Reward
+    arm: Arm
+    side_view: Callable[[], U8] | None
+
+
+class NoTeleop:
+    """Nobody is at the controls."""
+
+    def read(self, state: ArmState) -> Operator:
+        """Nothing, ever."""
+        return Operator()
+
+    def reset(self, seed: int) -> None:
+        """Nothing to forget."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class ManualScene:
+    """A real table: a person puts the object in place while the arm waits `wait_s`."""
+
+    def __init__(self, clock: Clock, wait_s: float, message: Message) -> None:
+        self._clock, self._wait_s, self._message = clock, wait_s, message
+
+    def arrange(self, seed: int) -> dict[str, float]:
+        """Ask for the object and wait."""
+        self._message(f"place the object; the episode starts in {self._wait_s:g} s")
+        self._clock.sleep_until(self._clock.now_s() + self._wait_s)
+        return {}
+
+
+@contextmanager
+def build_body(
+    config: Config, message: Message, *, demonstrate: bool = False, first_episode: int = 0
+) -> Iterator[Body]:
+    """The body of this configuration; leaving the block parks and releases it whatever happened.
+
+    demonstrate: the scripted operator plays every step instead of correcting a policy. first_episode: how
+    many episodes this actor has played, for the scripted operator's decaying help.
+    """
+    with ExitStack() as stack:
+        match config.robot.type:
+            case "twin":
+                body = _twin_body(config, stack, demonstrate, first_episode)
+            case "so101":
+                body = _real_body(config, stack, message)
+            case other:
+                raise ConfigError(f'robot.type is {other!r}; it must be "twin" or "so101"')
+        yield body
+
+
+def _twin_body(config: Config, stack: ExitStack, demonstrate: bool, first_episode: int) -> Body:
+    from robot.guard import Guard
+    from robot.twin.lockstep import LockstepTwin
+    from robot.twin.operator import Corrector, Demonstrator, Hands, Patience
+
+    task, robot = config.task, config.robot
+    twin = LockstepTwin(task.scene, task.camera_width, task.camera_height)
+    stack.callback(twin.close)
+    arm = Guard(
+        twin.arm, twin.clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s
+    )
+    stack.callback(arm.close)
+    teleop: Teleop
+    if config.teleop.type != "scripted":
+        teleop = _device(config)
+    elif demonstrate:
+        teleop = Demonstrator(twin.world, task.action_scale, Hands())
+    else:
+        patience = Patience(
+            rate=config.teleop.intervention_rate, episodes=config.teleop.intervention_episodes
+        )
+        teleop = Corrector(twin.world, task.action_scale, Hands(), patience, first_episode)
+    stack.callback(teleop.close)
+    (name,) = task.camera_ids
+    env = Env(
+        task=task,
+        arm=arm,
+        cameras={name: twin.camera},
+        clock=twin.clock,
+        kinematics=Kinematics(arm.limits),
+        scene=twin,
+        max_joint_speed=robot.max_joint_speed,
+    )
+    reward: Reward = ButtonReward(task.success)
+    if task.success.kind == "oracle":
+        reward = OracleReward(twin.lifted, task.success, task.fps)
+    return Body(env, teleop, reward, arm, twin.world.render_side)
+
+
+def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
+    from robot.guard import Guard
+    from robot.so101 import SO101
+    from robot.timing import RealClock
+
+    task, robot, clock = config.task, config.robot, RealClock()
+    teleop = _device(config)
+    stack.callback(teleop.close)
+    cameras = {}
+    for name, camera in config.cameras.items():
+        cameras[name] = _camera(name, camera, (task.camera_width, task.camera_height))
+        stack.callback(cameras[name].close)
+    servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
+    stack.callback(servos.close)
+    arm = Guard(servos, clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s)
+    stack.callback(arm.close)
+    stack.callback(arm.park)
+    env = Env(
+        task=task,
+        arm=arm,
+        cameras=cameras,
+        clock=clock,
+        kinematics=Kinematics(arm.limits),
+        scene=ManualScene(clock, robot.object_time_s, message),
+        max_joint_speed=robot.max_joint_speed,
+    )
+    return Body(env, teleop, ButtonReward(task.success), arm, None)
+
+
+def _camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:
+    from robot.camera import CameraOptions, CameraThread, Source
+    from robot.camera_sources import OpenCVSource, ZMQSource
+
+    source: Source
+    match config.type:
+        case "opencv":
+            source = OpenCVSource(config.index_or_path, size)
+        case "zmq":
+            source = ZMQSource(config.server_address, config.port, name)
+        case other:
+            raise ConfigError(
+                f'cameras.{name}.type is {other!r}; with a servo bus it must be "opencv" or "zmq"'
+            )
+    # A rendered scene at rest sends identical pictures; a sensor never does.
+    stuck = 0 if config.type == "zmq" else CameraOptions().stuck_frames
+    return CameraThread(
+        source, name=name, size=size, options=CameraOptions(max_age_s=config.max_age_s, stuck_frames=stuck)
+    )
+
+
+def _device(config: Config) -> Teleop:
+    match config.teleop.type:
+        case "gamepad":
+            from robot.teleop.gamepad import Gamepad
+
+            return Gamepad(config.teleop.device, config.teleop.deadzone)
+        case "keyboard":
+            from robot.teleop.keyboard import Keyboard
+
+            return Keyboard()
+        case "none":
+            return NoTeleop()
+        case other:
+            raise ConfigError(
+                f'teleop.type is {other!r}; it must be "gamepad", "keyboard" or "none" '
+                '("scripted" only with the lock-step twin)'
+            )

@@ -1,0 +1,219 @@
+"""The learner's loop: take what arrived, update within the budget, publish, log, save."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from hilserl.types import End, Episode, Role, Weights
+
+WAIT_S = 0.2
+"""How long the loop blocks for an episode when there is nothing else to do."""
+PROGRESS_EVERY = 20
+"""Updates between two reports of progress to the actors: each wakes their streams."""
+ROLLING = 20
+"""Episodes a rolling success rate looks back on."""
+
+
+class Agent(Protocol):
+    """What learns. `update` does `critic_updates` optimisation steps on batches of its own sampling."""
+
+    def update(self, critic_updates: int) -> None: ...
+
+    def weights(self) -> dict[str, np.ndarray]: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Store(Protocol):
+    """Where episodes are kept to learn from. `add` returns the number of transitions taken in."""
+
+    def add(self, episode: Episode) -> int: ...
+
+
+class Publisher(Protocol):
+    """The way out to the actors."""
+
+    def publish(self, weights: Weights) -> None: ...
+
+    def progress(self, transitions: int, updates: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a checkpoint restores. transitions counts online control steps, updates critic steps."""
+
+    transitions: int = 0
+    updates: int = 0
+    version: int = 0
+    episodes: int = 0
+    best_success: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much to learn per transition, and how often to do the rest.
+
+    updates_per_transition is a ceiling, never exceeded; the achieved ratio is logged.
+    checkpoint_every counts transitions; push_every and log_every count critic updates.
+    """
+
+    updates_per_transition: int
+    updates_per_call: int
+    push_every: int
+    log_every: int
+    checkpoint_every: int
+    max_transitions: int
+
+
+@dataclass(slots=True)
+class Evaluations:
+    """Held-out, help-free episodes, grouped by the policy version that played them."""
+
+    version: int = -1
+    results: list[bool] = field(default_factory=list)
+
+    def take(self, episode: Episode) -> None:
+        """Add one evaluation episode; a new policy version starts a new group."""
+        if episode.policy_version != self.version:
+            self.version, self.results = episode.policy_version, []
+        self.results.append(episode.end is End.SUCCESS)
+
+    @property
+    def rate(self) -> float:
+        """Share of successes of the present group."""
+        return sum(self.results) / len(self.results)
+
+
+class Learner:
+    """Runs the loop of one learner.
+
+    learner = Learner(agent=..., store=..., inbox=..., publisher=..., counters=..., budget=..., ...)
+    learner.run(should_stop)
+
+    on_log(values) hears metrics, on_episode(episode, counters) each episode that arrived, save(best) must
+    write a checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        store: Store,
+        inbox: queue.Queue[Episode],
+        publisher: Publisher,
+        counters: Counters,
+        budget: Budget,
+        on_log: Callable[[Mapping[str, float]], None],
+        on_episode: Callable[[Episode], None],
+        save: Callable[[bool], None],
+        eval_group: int,
+    ) -> None:
+        self._agent, self._store, self._inbox, self._publisher = agent, store, inbox, publisher
+        self.counters, self._budget = counters, budget
+        self._on_log, self._on_episode, self._save = on_log, on_episode, save
+        self._eval_group = eval_group
+        self._evaluations = Evaluations()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=ROLLING)
+        self._start_s, self._start = time.monotonic(), (counters.transitions, counters.updates)
+        self._saved_at, self._logged_at, self._pushed_at = (
+            counters.transitions,
+            counters.updates,
+            counters.updates,
+        )
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Loop until should_stop() or max_transitions; a checkpoint is written at the end."""
+        self._publish()
+        while not should_stop() and self.counters.transitions < self._budget.max_transitions:
+            self._take(block=not self._may_update())
+            if self._may_update():
+                self._agent.update(self._budget.updates_per_call)
+                self.counters.updates += self._budget.updates_per_call
+                self._every_so_often()
+        self._save(False)
+
+    def _may_update(self) -> bool:
+        allowed = self.counters.transitions * self._budget.updates_per_transition
+        return self.counters.updates + self._budget.updates_per_call <= allowed
+
+    def _take(self, block: bool) -> None:
+        """Take in every episode that has arrived; with `block`, wait a little for the first."""
+        try:
+            episode = self._inbox.get(timeout=WAIT_S) if block else self._inbox.get_nowait()
+        except queue.Empty:
+            return
+        while True:
+            self._admit(episode)
+            try:
+                episode = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+        self._publisher.progress(self.counters.transitions, self.counters.updates)
+
+    def _admit(self, episode: Episode) -> None:
+        self._on_episode(episode)
+        if episode.role is Role.EVAL:
+            self._evaluations.take(episode)
+            if len(self._evaluations.results) == self._eval_group:
+                self._judge()
+            return
+        self._store.add(episode)
+        if episode.role is Role.TRAIN:
+            self.counters.transitions += len(episode)
+            self.counters.episodes += 1
+            unaided = episode.end is End.SUCCESS and not episode.intervention.any()
+            self._recent.append((float(unaided), float(episode.intervention.mean())))
+
+    def _judge(self) -> None:
+        """A full group of evaluation episodes: log it, and keep a checkpoint when it is the best so far."""
+        self._on_log({"eval/success_rate": self._evaluations.rate})
+        if self._evaluations.rate >= self.counters.best_success:
+            self.counters.best_success = self._evaluations.rate
+            self._save(True)
+
+    def _every_so_often(self) -> None:
+        counters, budget = self.counters, self._budget
+        if counters.updates - self._pushed_at >= budget.push_every:
+            self._publish()
+        if counters.updates - self._logged_at >= budget.log_every:
+            self._log()
+        if counters.transitions - self._saved_at >= budget.checkpoint_every:
+            self._saved_at = counters.transitions
+            self._save(False)
+        if (
+            counters.updates // PROGRESS_EVERY
+            != (counters.updates - budget.updates_per_call) // PROGRESS_EVERY
+        ):
+            self._publisher.progress(counters.transitions, counters.updates)
+
+    def _publish(self) -> None:
+        self._pushed_at = self.counters.updates
+        self.counters.version += 1
+        self._publisher.publish(Weights(self.counters.version, self._agent.weights()))
+        self._publisher.progress(self.counters.transitions, self.counters.updates)
+
+    def _log(self) -> None:
+        counters = self.counters
+        self._logged_at = counters.updates
+        minutes = (time.monotonic() - self._start_s) / 60
+        done = counters.transitions - self._start[0]
+        values = dict(self._agent.metrics())
+        values |= {
+            "time/minutes": minutes,
+            "time/transitions": counters.transitions,
+            "time/updates": counters.updates,
+            "rollout/episodes": counters.episodes,
+            "train/policy_version": counters.version,
+            "train/updates_per_transition": (counters.updates - self._start[1]) / max(1, done),
+        }
+        if self._recent:
+            unaided, helped = np.mean(self._recent, axis=0)
+            values |= {"rollout/unaided_success": float(unaided), "rollout/intervention_share": float(helped)}
+        self._on_log(values)
