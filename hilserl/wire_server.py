@@ -158,7 +158,6 @@ class LearnerService:
     def StreamSteps(self, requests: Iterable[Any], context: Any) -> Iterator[Any]:  # noqa: N802, ANN401
         session = self._open(context)
         assembler = Assembler(self._spec, session.actor, session.task_hash)
-        yield self._ack(session)
         for record in requests:
             self._require_current(session, context)
             try:

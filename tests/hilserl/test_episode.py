@@ -112,6 +112,19 @@ def test_any_damage_is_a_named_error_or_harmless(tmp_path: Path):
             load_episode(path)
 
 
+@pytest.mark.parametrize("method", [8, 9, 12, 14, 93, 99])
+@pytest.mark.parametrize("encrypted", [0, 1])
+def test_an_archive_that_claims_to_be_packed_otherwise_is_a_named_error(tmp_path: Path, method, encrypted):
+    path = save_episode(tmp_path, build(0, 2, End.TIMEOUT))
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"PK\1\2")
+    raw[at + 8] |= encrypted
+    raw[at + 10] = method
+    path.write_bytes(raw)
+    with pytest.raises(EpisodeFileError, match=path.name):
+        load_episode(path)
+
+
 def test_a_pickle_is_not_read(tmp_path: Path):
     path = tmp_path / "robot_00000001_00001_success.npz"
     np.savez(path, meta=np.array([{"a": 1}], dtype=object))

@@ -44,6 +44,7 @@ from hilserl.wire import (
     learner_status,
     send_command,
 )
+from hilserl.wire_assembly import Assembler
 from hilserl.wire_codec import (
     first_to_proto,
     last_to_proto,
@@ -230,14 +231,16 @@ def test_what_is_played_is_what_is_stored_and_handed_over(bench: Bench):
     assert not list((bench.folder / "spool_robot").glob("*.ready"))
 
 
-def test_steps_flow_while_the_episode_is_played(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def watch_records(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The index of every record the learner takes from now on."""
     seen: list[int] = []
-    from hilserl.wire_assembly import Assembler
-
     take = Assembler.take
-    monkeypatch.setattr(
-        Assembler, "take", lambda self, record: (seen.append(record.index), take(self, record))[1]
-    )
+    monkeypatch.setattr(Assembler, "take", lambda self, r: (seen.append(r.index), take(self, r))[1])
+    return seen
+
+
+def test_steps_flow_while_the_episode_is_played(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    seen = watch_records(monkeypatch)
     bench.serve()
     link = bench.link()
     header, first, made = make_play(1, 2)
@@ -319,7 +322,7 @@ def test_a_learner_killed_in_mid_episode_and_restarted_gets_everything_once(benc
     assert set(stored) == {("robot", n) for n in (1, 2, 3)}
 
 
-def test_a_learner_that_dies_between_storing_and_acknowledging_stores_once(bench: Bench):
+def test_a_learner_that_dies_between_storing_and_acknowledging_stores_once(bench: Bench, monkeypatch):
     full: queue.Queue[Any] = queue.Queue(1)
     full.put(None)
     service = bench.serve(inbox=full)  # the episode is stored, then waits for room, and is not acknowledged
@@ -328,8 +331,10 @@ def test_a_learner_that_dies_between_storing_and_acknowledging_stores_once(bench
     until(lambda: bench.stored())
     assert link.backlog == 1
     service.stop()
+    resent = watch_records(monkeypatch)
     bench.serve()
     until(lambda: link.backlog == 0)
+    assert not resent
     assert list(bench.stored()) == [("robot", 1)]
     assert bench.inbox.empty()  # the restarted learner finds it on its disk
 
@@ -530,14 +535,25 @@ def test_a_malformed_episode_is_refused_with_the_reason_and_the_next_is_taken(be
 
 
 def test_sending_twice_in_any_chopping_changes_nothing(bench: Bench):
-    bench.serve()
+    stored: list[int] = []
+    bench.serve(store=lambda episode: stored.append(episode.number))
     one, two = records(1), records(2)
     with raw_stub(bench) as stub:
         session = stub.Join(join_request()).session
         sent = iter([*one[:2], *one, *one, *two[:3], *two, *one, *two])
         acks = list(stub.StreamSteps(sent, metadata=[("hilserl-session", session)], timeout=WAIT_S))
-    assert not [a for a in acks if a.refused_number]
+    assert [(a.durable_number, a.refused_number) for a in acks] == [(n, 0) for n in (1, 1, 2, 2, 2)]
+    assert stored == [1, 2]
     assert [e.number for e in bench.inbox.queue] == [1, 2]
+
+
+def test_an_episode_already_on_the_disk_is_acknowledged_and_not_handed_over_again(bench: Bench):
+    save_episode(bench.episodes, expected(1, 2))
+    bench.serve(durable={})
+    link = bench.link()
+    play(link, 3)
+    assert link.close(WAIT_S) == 0
+    assert bench.inbox.empty()
     assert_equal(bench.stored()["robot", 1], expected(1, 2))
 
 
@@ -850,12 +866,21 @@ def test_other_machines_need_tls_and_a_token(tmp_path: Path, host):
         bench.serve()
     with pytest.raises(WireError, match=r"service.tls_cert, service.token_file"):
         bench.link()
-    (tmp_path / "empty").write_text("\n")
-    files = {"tls_cert": "nowhere.pem", "tls_key": "nowhere.pem", "token_file": str(tmp_path / "empty")}
+    files = {"tls_cert": "nowhere.pem", "tls_key": "nowhere.pem", "token_file": "nowhere"}
     bench.config = replace(bench.config, **files)
-    with pytest.raises(WireError, match="nowhere.pem|is empty"):
+    with pytest.raises(WireError, match=r"service.tls_\w+: cannot read nowhere.pem"):
         bench.serve()
-    with pytest.raises(WireError, match="nowhere.pem|is empty"):
+    with pytest.raises(WireError, match=r"service.token_file: cannot read nowhere"):
+        bench.link()
+
+
+def test_an_empty_token_is_no_token(bench: Bench):
+    token = bench.folder / "token"
+    token.write_text("\n")
+    bench.config = ServiceConfig(learner_port=0, token_file=str(token))
+    with pytest.raises(WireError, match=r"service.token_file: .*token is empty"):
+        bench.serve()
+    with pytest.raises(WireError, match=r"service.token_file: .*token is empty"):
         bench.link()
 
 
