@@ -35,6 +35,8 @@ class Link(Protocol):
 
     def weights(self, newer_than: int | None = None) -> Weights | None: ...
 
+    def wait_weights(self, timeout_s: float | None = None) -> Weights | None: ...
+
     def progress(self) -> tuple[int, int]: ...
 
     def wait_updates(self, updates: int, timeout_s: float | None = None) -> bool: ...
@@ -64,6 +66,8 @@ class EpisodeReport:
 class Plan:
     """What an actor does. pace: updates per transition to wait for, 0 on a real arm (never slowed).
 
+    wait_for_weights: the learner has demonstrations and will publish a policy soon, so wait for it.
+
     Every eval_every training episodes, eval_episodes held-out, help-free, deterministic ones are played
     (0: never).
     """
@@ -73,6 +77,7 @@ class Plan:
     seed: int
     max_steps: int
     max_episodes: int
+    wait_for_weights: bool
     pace: int = 0
     eval_every: int = 0
     eval_episodes: int = 20
@@ -95,7 +100,8 @@ class _Sender:
 class Actor:
     """Plays episodes for one learner.
 
-    Until the first weights arrive the arm holds still, and the operator may demonstrate by taking over.
+    Without weights, and not told to wait for them, the arm holds still and the operator may demonstrate by
+    taking over: that is how a learner without demonstrations gets its first ones.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class Actor:
 
         Raises RobotError when the body failed MAX_FAULTS episodes in a row.
         """
+        self._await_weights()
         played = 0
         while played < self._plan.max_episodes and not self._should_stop():
             if not self._episode(Role.TRAIN, self._plan.seed * 100_000 + self._link.next_episode_number):
@@ -161,7 +168,7 @@ class Actor:
                 help_allowed=role is not Role.EVAL,
                 should_stop=self._should_stop,
             )
-            self._faults = 0
+            self._faults, fault = 0, played.fault
         except RobotError as error:
             fault = f"{type(error).__name__}: {error}"
             self._faults += 1
@@ -172,6 +179,11 @@ class Actor:
                 self._link.end(played.end, played.facts)
         self._report(EpisodeReport(number, role, self._version, played, self._env.timing, fault))
         return not played.stopped
+
+    def _await_weights(self) -> None:
+        while self._plan.wait_for_weights and not self._version and not self._should_stop():
+            self._link.wait_weights(0.5)
+            self._take_weights()
 
     def _take_weights(self) -> None:
         weights = self._link.weights(newer_than=self._version or None)

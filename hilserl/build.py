@@ -394,7 +394,8 @@ def run_actor(config: Config) -> None:
         def report(episode: EpisodeReport) -> None:
             nonlocal transitions
             if episode.fault:
-                display.message(f"episode {episode.number} discarded: {episode.fault}", warning=True)
+                what = "discarded" if episode.played.end is End.DISCARDED else "cut short"
+                display.message(f"episode {episode.number} {what}: {episode.fault}", warning=True)
             if not episode.played.steps:
                 return
             transitions += episode.played.steps
@@ -417,6 +418,7 @@ def run_actor(config: Config) -> None:
                 seed=config.seed,
                 max_steps=max_steps(config),
                 max_episodes=config.run.max_episodes,
+                wait_for_weights=bool(config.demos),
                 pace=config.policy.utd_ratio if config.service.pace else 0,
                 eval_every=config.run.eval_every_episodes,
                 eval_episodes=config.run.eval_episodes,

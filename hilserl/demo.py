@@ -43,6 +43,7 @@ DEMO_SEED = 20_000_000
 BASELINE_SEED, FINAL_SEED = 30_000_000, 40_000_000
 CLONING_STEPS = 1000
 POLL_S = 1.0
+INTERRUPTED = 130
 GOOD_ENOUGH = 0.95
 """Two groups of held-out episodes in a row this good end the training early."""
 
@@ -234,16 +235,19 @@ def _train(config: Config, root: Path, console: Console, time_left: Callable[[],
     path = root.with_name(root.name + "_config.json")
     save(config, path)
     start = time.monotonic()
-    command = [sys.executable, "-m", "hilserl.cli"]
+    command = [sys.executable, "-m", "hilserl"]
     learner_log = root.with_name(root.name + "_learner.log").open("w")
     learner = subprocess.Popen(
         [*command, "learner", "--config_path", str(path)], stdout=learner_log, stderr=subprocess.STDOUT
     )
     actor = subprocess.Popen([*command, "actor", "--config_path", str(path)])
+    processes = {"learner": learner, "actor": actor}
     metrics = root / "metrics" / "learner.jsonl"
+    early = ""
     try:
-        while time_left() and learner.poll() is None and actor.poll() is None and not _good_enough(metrics):
+        while time_left() and not _good_enough(metrics) and not early:
             time.sleep(POLL_S)
+            early = next((name for name, p in processes.items() if p.poll() is not None), "")
     finally:
         for process in (actor, learner):
             if process.poll() is None:
@@ -254,10 +258,10 @@ def _train(config: Config, root: Path, console: Console, time_left: Callable[[],
             except subprocess.TimeoutExpired:
                 process.kill()
         learner_log.close()
-    for name, process in (("learner", learner), ("actor", actor)):
-        if process.returncode not in (0, 130):
+    for name, process in processes.items():
+        if name == early or process.returncode not in (0, INTERRUPTED):
             raise DemoError(
-                f"the {name} ended with exit code {process.returncode}; see {learner_log.name}"
+                f"the {name} ended by itself with exit code {process.returncode}; see {learner_log.name}"
             )
     return time.monotonic() - start
 

@@ -158,17 +158,18 @@ class Env:
         return goal_q
 
     def _towards(self, goal_xyz: F64) -> tuple[F32, F64]:
-        """Joint angles for goal_xyz, and the position they give: part of the way where the joints are too slow.
+        """Joint angles for goal_xyz, and the position they give: part of the way if the joints are too slow.
 
-        Near a singularity a short way of the hand is a long way of the joints.
+        Near a singularity a short way of the hand is a long way of the joints. Where the arm cannot reach,
+        the reference stays with the joints, so that it does not run away and the way back begins at once.
         """
         goal_q = self._kinematics.ik(goal_xyz, self._reference_q)
         step = goal_q - self._reference_q
         longest = float(np.abs(step).max())
-        if longest <= self._max_step_rad:
-            return goal_q, goal_xyz
-        partial_q = self._reference_q + step * np.float32(self._max_step_rad / longest)
-        return partial_q, self._kinematics.fk(partial_q).xyz_m
+        if longest > self._max_step_rad:
+            goal_q = self._reference_q + step * np.float32(self._max_step_rad / longest)
+        reached = self._kinematics.fk(goal_q).xyz_m
+        return goal_q, goal_xyz if np.abs(reached - goal_xyz).max() < CLIPPED_M else reached
 
     def _move(self, goal_q: F32) -> None:
         """Command the way to goal_q in substeps of one control period, on an absolute schedule."""

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hilserl.config import Config, TaskConfig
+from hilserl.config import Config, PolicyConfig, TaskConfig
 from hilserl.env import policy_image
-from hilserl.vision import Trunk, random_shift, random_trunk, save_trunk
+from hilserl.networks import ImageHead
+from hilserl.vision import FeatureEncoder, Trunk, random_shift, random_trunk, save_trunk
 from robot.kinematics import Kinematics
 from robot.twin.world import World, arrange_lift
 from robot.types import F32, GRIPPER, U8, WRIST_ROLL
@@ -25,6 +26,10 @@ from robot.types import F32, GRIPPER, U8, WRIST_ROLL
 TARGETS = ("x", "y", "z", "sin4yaw", "cos4yaw", "size", "gripper", "visible")
 TARGET_SCALE = np.array([0.05, 0.05, 0.05, 1.0, 1.0, 0.004, 0.3, 1.0], np.float32)
 """Typical spread of each target: metres, sines, radians; the network regresses target / scale."""
+CUBE_TARGETS = 6
+"""The first targets are about the cube and mean nothing where it is out of the picture."""
+VISIBLE_PIXELS = 150
+"""Of the native picture: fewer pixels of the cube than this count as not seen."""
 GRASPED_SHARE = 0.3
 """Share of pictures with the cube between the fingers, where precision matters most."""
 
@@ -50,7 +55,7 @@ class RenderStudio:
         self._world = World(task.camera_width, task.camera_height)
         self._kinematics = Kinematics()
         self._rng = np.random.default_rng(seed)
-        self._scene = replace(task.scene, cube_range_xy=0.09, cube_yaw=float(np.pi / 4), looks=True)
+        self._scene = replace(task.scene, cube_range_xy=0.09, cube_yaw=float(np.pi / 4), looks=1.0)
 
     def draw(self) -> tuple[U8, F32]:
         """One policy image uint8 (h, w, 3) and its targets (8,), already divided by TARGET_SCALE."""
@@ -75,42 +80,49 @@ class RenderStudio:
         offset = world.hand_rotmat().T @ (world.cube_xyz_m() - world.hand_xyz_m())
         heading = float(np.arctan2(world.hand_rotmat()[1, 2], world.hand_rotmat()[0, 2]))
         turn = 4 * (world.cube_yaw_rad() - heading)
-        visible = float(np.abs(offset[1:]).max() < 0.12)
+        visible = float(world.cube_pixels() >= VISIBLE_PIXELS)
         raw = [*offset, np.sin(turn), np.cos(turn), world.cube_size_m() - 0.03, gripper_rad - 0.35, visible]
         return np.array(raw, np.float32) / TARGET_SCALE
 
 
 class Regressor(nn.Module):
-    """A trunk and a small head, trained together; the head is thrown away."""
+    """A trunk, the fixed projection and an image head as the policy has them, and a linear read-out.
 
-    def __init__(self, trunk: Trunk, squeeze: int = 64) -> None:
+    What the read-out finds is what a policy's head can find in the frozen features. Only the trunk is kept.
+    """
+
+    def __init__(self, trunk: Trunk, policy: PolicyConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Sequential(
-            nn.Conv2d(trunk.channels, squeeze, 1),
-            nn.Flatten(),
-            nn.LazyLinear(128),
-            nn.LayerNorm(128),
-            nn.Tanh(),
-            nn.Linear(128, len(TARGETS)),
-        )
+        encoder = FeatureEncoder(trunk, min(policy.feature_channels, trunk.channels))
+        self.projection = encoder.projection
+        shape = encoder.feature_shape(image_shape)
+        self.head = ImageHead(shape, policy.num_spatial_embeddings, policy.latent_dim, 0.0)
+        self.out = nn.Linear(policy.latent_dim, len(TARGETS))
+        trunk.train().requires_grad_(True)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 8) scaled targets of uint8 (B, H, W, 3)."""
-        out: Tensor = self.head(self.trunk(images))
+        features = self.trunk(images)
+        if self.projection is not None:
+            features = nn.functional.conv2d(features, self.projection[:, :, None, None])
+        out: Tensor = self.out(self.head(features, None))
         return out
 
 
 def pretrain(
-    task: TaskConfig, config: PretrainConfig, folder: Path, report: Callable[[str], None]
+    task: TaskConfig,
+    policy: PolicyConfig,
+    config: PretrainConfig,
+    folder: Path,
+    report: Callable[[str], None],
 ) -> dict[str, float]:
     """Train a trunk for config.minutes and save it to `folder`; returns held-out mean absolute errors."""
     torch.manual_seed(config.seed)
     studio = RenderStudio(task, config.seed + 1)
     held_out = [studio.draw() for _ in range(500)]
-    trunk = random_trunk(config.width, config.seed).train().requires_grad_(True)
-    network = Regressor(trunk)
-    network(torch.zeros(1, *task.resize_size, 3, dtype=torch.uint8))
+    trunk = random_trunk(config.width, config.seed)
+    network = Regressor(trunk, policy, (*task.resize_size, 3))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
     rng = np.random.default_rng(config.seed)
     start = time.monotonic()
@@ -134,7 +146,12 @@ def pretrain(
 
 
 def _train(network: nn.Module, optimiser: torch.optim.Optimizer, images: U8, targets: F32) -> None:
-    loss = nn.functional.smooth_l1_loss(network(torch.from_numpy(images)), torch.from_numpy(targets))
+    goal = torch.from_numpy(targets)
+    miss = nn.functional.smooth_l1_loss(network(torch.from_numpy(images)), goal, reduction="none", beta=0.3)
+    # Where the cube is out of the picture its pose cannot be known: only the gripper and `visible` count.
+    weight = torch.ones_like(miss)
+    weight[:, :CUBE_TARGETS] = goal[:, -1:]
+    loss = (weight * miss).mean()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
@@ -144,8 +161,11 @@ def _train(network: nn.Module, optimiser: torch.optim.Optimizer, images: U8, tar
 def _errors(network: nn.Module, held_out: list[tuple[U8, F32]]) -> dict[str, float]:
     images = torch.from_numpy(np.stack([image for image, _ in held_out]))
     found = torch.cat([network(part) for part in images.split(100)]).numpy()
-    miss = np.abs(found - np.stack([target for _, target in held_out])).mean(0) * TARGET_SCALE
-    return {name: float(value) for name, value in zip(TARGETS, miss, strict=True)}
+    targets = np.stack([target for _, target in held_out])
+    miss = np.abs(found - targets) * TARGET_SCALE
+    seen = targets[:, -1] > 0
+    mean = [*miss[seen, :CUBE_TARGETS].mean(0), *miss[:, CUBE_TARGETS:].mean(0)]
+    return {name: float(value) for name, value in zip(TARGETS, mean, strict=True)}
 
 
 def _words(errors: dict[str, float]) -> str:
@@ -156,5 +176,5 @@ def main(
     config: Config, folder: Path, pretrain_config: PretrainConfig, report: Callable[[str], None]
 ) -> None:
     """Entry of `hilserl pretrain-encoder`: train on the task's twin and say where the trunk was saved."""
-    errors = pretrain(config.task, pretrain_config, folder, report)
+    errors = pretrain(config.task, config.policy, pretrain_config, folder, report)
     report(f"saved {folder}; held-out mean absolute errors: {_words(errors)} (metres, radians)")

@@ -10,6 +10,7 @@ import numpy as np
 
 from hilserl.env import Env
 from hilserl.types import ACTION_SIZE, End, Obs, Step
+from robot.errors import CommandRefused
 from robot.types import F32, Event, Operator, Teleop
 
 
@@ -68,6 +69,8 @@ class Played:
     clipped_steps: int
     stopped: bool
     facts: dict[str, float | str]
+    fault: str = ""
+    """Why the arm refused to go on, where it did."""
 
 
 _ENDS = {Event.SUCCESS: End.SUCCESS, Event.FAILURE: End.FAILURE, Event.DISCARD: End.DISCARDED}
@@ -90,7 +93,8 @@ def rollout(
 
     The operator's hand replaces the policy's action in the same step; his buttons end the episode and
     overrule the reward. Without help_allowed only his buttons count. STOP and should_stop end it as
-    DISCARDED: half an episode is not an episode.
+    DISCARDED: half an episode is not an episode. A refused command ends it as FAULT; other errors of the body
+    pass through.
     """
     obs, facts = env.reset(seed)
     policy.reset()
@@ -100,7 +104,7 @@ def rollout(
         listener.begin(obs)
     total, interventions, steps = 0.0, 0, 0
     end: End | None = None
-    stopped = False
+    stopped, fault = False, ""
     while end is None:
         operator = teleop.read(env.state)
         stopped = operator.event is Event.STOP or should_stop()
@@ -113,7 +117,12 @@ def rollout(
             action = operator.action
         else:
             action = policy.act(obs)
-        obs = env.step(action)
+        try:
+            obs = env.step(action)
+        except CommandRefused as error:
+            # The body is well and its guard holds it: what was played so far is good data.
+            end, fault = End.FAULT if steps else End.DISCARDED, str(error)
+            break
         steps += 1
         value, end = reward.score(obs)
         end, value = _overruled(operator, end, value, success_reward)
@@ -124,7 +133,7 @@ def rollout(
         step = Step(action, value, helped, obs, end)
         for listener in listeners:
             listener.step(step)
-    return Played(end, steps, total, interventions, env.clipped_steps, stopped, facts)
+    return Played(end, steps, total, interventions, env.clipped_steps, stopped, facts, fault)
 
 
 def _overruled(

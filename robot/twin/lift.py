@@ -13,7 +13,8 @@ class LiftConfig:
     """Ranges the scene is drawn from, independently and uniformly. Lengths in metres, angles in radians.
 
     The cube's centre lies within +-cube_range_xy of cube_center_xy; its yaw within +-cube_yaw.
-    looks: randomise colours, light and camera exposure. latency_s: delay of every command.
+    looks: how far colours, light and exposure stray, from 0 (not at all) to 1 (another room every episode).
+    latency_s: delay of every command.
     """
 
     cube_center_xy: tuple[float, float] = (0.25, 0.0)
@@ -21,6 +22,6 @@ class LiftConfig:
     cube_yaw: float = 0.785398
     cube_size_min: float = 0.024
     cube_size_max: float = 0.036
-    looks: bool = True
+    looks: float = 0.3
     latency_s: float = 0.1
     lift_height: float = 0.03

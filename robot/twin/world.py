@@ -103,18 +103,24 @@ class World:
         mujoco.mj_setConst(self._model, mujoco.MjData(self._model))
         mujoco.mj_forward(self._model, self._data)
 
-    def set_looks(self, rng: np.random.Generator) -> None:
-        """Draw colours, light and exposure. The cube stays reddish and unlike the table."""
-        uniform = rng.uniform
-        grey = uniform(0.3, 0.7)
-        table = np.clip(grey + uniform(-0.08, 0.08, 3), 0, 1)
-        cube = (uniform(0.6, 0.95), uniform(0.03, 0.25), uniform(0.03, 0.25))
+    def set_looks(self, rng: np.random.Generator, amount: float) -> None:
+        """Draw colours, light and exposure: amount 0 is the nominal scene, 1 the widest range.
+
+        The cube stays reddish and unlike the table.
+        """
+
+        def draw(nominal: float, low: float, high: float) -> float:
+            return nominal + amount * (rng.uniform(low, high) - nominal)
+
+        grey = draw(0.5, 0.3, 0.7)
+        table = [float(np.clip(grey + amount * tint, 0, 1)) for tint in rng.uniform(-0.08, 0.08, 3)]
+        cube = [draw(0.8, 0.6, 0.95), draw(0.1, 0.03, 0.25), draw(0.1, 0.03, 0.25)]
         self._model.geom_rgba[self._geom[twin_model.TABLE], :3] = table
         self._model.geom_rgba[self._geom[twin_model.CUBE], :3] = cube
-        self._model.light_diffuse[0] = uniform(0.35, 0.8)
-        direction = np.array([uniform(-0.5, 0.5), uniform(-0.5, 0.5), -1.0])
+        self._model.light_diffuse[0] = draw(0.6, 0.35, 0.8)
+        direction = np.array([draw(-0.05, -0.5, 0.5), draw(0.3, -0.5, 0.5), -1.0])
         self._model.light_dir[0] = direction / np.linalg.norm(direction)
-        self._exposure = float(uniform(0.8, 1.2))
+        self._exposure = draw(1.0, 0.8, 1.2)
 
     def cube_xyz_m(self) -> F64:
         """(3,) centre of the cube in the base frame [m]."""
@@ -167,11 +173,24 @@ class World:
         """A picture for people, uint8 RGB (H, W, 3)."""
         return self._render(twin_model.SIDE_CAMERA, 1.0)
 
-    def _render(self, camera: str, exposure: float) -> U8:
+    def cube_pixels(self) -> int:
+        """How many pixels of the gripper camera's picture show the cube."""
+        renderer = self._renderer_of_this_world()
+        renderer.enable_segmentation_rendering()
+        renderer.update_scene(self._data, twin_model.GRIPPER_CAMERA)
+        ids = renderer.render()[..., 0]
+        renderer.disable_segmentation_rendering()
+        return int((ids == self._geom[twin_model.CUBE]).sum())
+
+    def _renderer_of_this_world(self) -> mujoco.Renderer:
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, *self._size)
-        self._renderer.update_scene(self._data, camera)
-        picture: U8 = self._renderer.render()
+        return self._renderer
+
+    def _render(self, camera: str, exposure: float) -> U8:
+        renderer = self._renderer_of_this_world()
+        renderer.update_scene(self._data, camera)
+        picture: U8 = renderer.render()
         if exposure == 1.0:
             return picture.copy()
         return np.clip(picture * np.float32(exposure), 0, 255).astype(np.uint8)
@@ -187,12 +206,11 @@ _COLLIDERS = (twin_model.FIXED_FINGER, twin_model.MOVING_FINGER, twin_model.CUBE
 
 
 def arrange_lift(world: World, config: LiftConfig, seed: int) -> dict[str, float]:
-    """Draw one scene of the lift task from `seed` and put it on the table; returns the facts, in metres and rad."""
+    """Draw one scene of the lift task from `seed` and put it on the table; returns the facts [m, rad]."""
     rng = np.random.default_rng((seed, 0x11F7))
     x_m, y_m = np.array(config.cube_center_xy) + rng.uniform(-config.cube_range_xy, config.cube_range_xy, 2)
     yaw = float(rng.uniform(-config.cube_yaw, config.cube_yaw))
     size = float(rng.uniform(config.cube_size_min, config.cube_size_max))
     world.place_cube(float(x_m), float(y_m), yaw, size)
-    if config.looks:
-        world.set_looks(rng)
+    world.set_looks(rng, config.looks)
     return {"cube_x_m": float(x_m), "cube_y_m": float(y_m), "cube_yaw_rad": yaw, "cube_size_m": size}

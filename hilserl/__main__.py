@@ -1,0 +1,7 @@
+"""`python -m hilserl COMMAND` is `hilserl COMMAND`."""
+
+import sys
+
+from hilserl.cli import main
+
+sys.exit(main())
