@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot.types import ACTION_NAMES, F32, U8
 
@@ -117,7 +119,7 @@ class Episode:
     state: F32
     action: F32
     reward: F32
-    intervention: np.ndarray
+    intervention: NDArray[np.bool_]
     end: End
     role: Role
     actor: str
@@ -156,4 +158,4 @@ class Weights:
     """The trainable tensors of an acting policy. version grows by one at every publication."""
 
     version: int
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, NDArray[Any]]
