@@ -18,10 +18,11 @@ def test_a_new_run_has_its_folders_and_its_configuration(tmp_path):
 
 def test_an_existing_run_is_neither_overwritten_nor_continued_unasked(tmp_path):
     RunDir.create(tmp_path, "job", "first", resume=False).close()
-    with pytest.raises(RunDirError, match=r"(?s)job.*--resume=true.*--job_name"):
+    with pytest.raises(RunDirError, match=r"(?s)job.*--resume=true.*--job_name") as refused:
         RunDir.create(tmp_path, "job", "second", resume=False)
     assert (tmp_path / "job" / "config.json").read_text() == "first"
-    # the refusal let go of the folder
+    # the refusal let go of the folder, though its traceback is still held
+    assert refused.tb is not None
     RunDir.create(tmp_path, "job", "first", resume=True).close()
 
 
@@ -94,7 +95,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-    write_whole(path, "new")
+    with path.open() as reader:  # who reads meanwhile reads the old file to its end
+        write_whole(path, "new")
+        assert reader.read() == "old"
     assert path.read_text() == "new"
 
 
