@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -151,7 +152,15 @@ def load_demos(config: Config, replay: Replay, message: Callable[[str], None]) -
 def build_sac(config: Config, spec: Spec, replay: Replay) -> SAC:
     """SAC with state statistics computed from the replay."""
     mean, std = replay.state_statistics()
-    return SAC(spec, config.policy, replay.feature_shape, mean, std, config.seed)
+    return SAC(spec, config.policy, replay.feature_shape, mean, std, config.seed, value_range(config))
+
+
+def value_range(config: Config) -> tuple[float, float]:
+    """The least and the most a state can be worth: success is paid once, and every step may cost."""
+    if config.policy.use_backup_entropy:
+        return -math.inf, math.inf  # the entropy bonus has no such bounds
+    success = config.task.success
+    return -success.step_cost / (1 - config.policy.discount), success.reward - success.step_cost
 
 
 def run_learner(config: Config) -> None:
@@ -285,6 +294,7 @@ def _restore_or_pretrain(
     if newest is None:
         if config.policy.bc_pretrain_steps:
             agent.sac.pretrain_bc(agent.demonstrations, config.policy.bc_pretrain_steps)
+            agent.sac.pretrain_critic(agent.demonstrations, config.policy.critic_pretrain_steps)
             display.message(f"cloned the demonstrations for {config.policy.bc_pretrain_steps} steps")
         return
     saved = load_training_state(newest)

@@ -146,6 +146,8 @@ class PolicyConfig:
     demo_fraction: float = 0.5
     """Share of each batch drawn from demonstrations and interventions."""
     bc_pretrain_steps: int = 0
+    critic_pretrain_steps: int = 0
+    """Critic steps on the demonstrations after cloning, before the policy changes."""
     bc_weight: float = 0.0
     """Weight of the cloning loss on demonstrations in the actor's loss."""
     vision_encoder_name: str = "helper2424/resnet10"

@@ -51,6 +51,7 @@ INTERVALS = {
     "policy.online_step_before_learning": "[0, inf)",
     "policy.demo_fraction": "[0, 1]",
     "policy.bc_pretrain_steps": "[0, inf)",
+    "policy.critic_pretrain_steps": "[0, inf)",
     "policy.bc_weight": "[0, inf)",
     "policy.offline_buffer_capacity": "[1, inf)",
     "service.learner_port": "[1, 65535]",

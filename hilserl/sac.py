@@ -1,7 +1,8 @@
 """Soft actor-critic with demonstrations (RLPD as in HIL-SERL) on cached trunk features.
 
-The image heads learn from the critic's loss only (and from cloning before it); the actor sees their output
-detached. `SAC` is the learner's half; `hilserl.acting.ActingPolicy` is the actor's.
+Actor and critics have image heads of their own: with shared heads, trained by the critic alone as in HIL-SERL,
+the first critic updates destroyed what the actor had cloned (devlog 002). `SAC` is the learner's half;
+`hilserl.acting.ActingPolicy` is the actor's.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ __all__ = ["SAC", "ActingPolicy"]
 log = logging.getLogger(__name__)
 
 Sample = Callable[[], Batch]
-_CLONE_LOG_STD = -1.2
+_CLONE_LOG_STD = -1.8
 """Where cloning pulls the log of the policy's standard deviation: some exploration is left."""
-_CLONE_STD_WEIGHT = 0.01
+_CLONE_STD_WEIGHT = 0.1
 _SATURATED = 0.98
 _LARGE_INPUT = 10.0
 
@@ -40,7 +41,8 @@ class SAC:
 
     feature_shape: (C, h, w) of the replay's features. state_mean, state_std: (S,) in physical units, from
     the data; components with hardly any spread are dropped, and named in the log. update counters count
-    optimisation steps, not control steps.
+    optimisation steps, not control steps. value_range: the least and the most any state can be worth under
+    the task's reward; targets beyond it are known to be wrong and are put back into it.
     """
 
     def __init__(
@@ -51,10 +53,11 @@ class SAC:
         state_mean: F32,
         state_std: F32,
         seed: int,
+        value_range: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         if not policy.freeze_vision_encoder:
             raise ValueError("freeze_vision_encoder must be true: the replay keeps features, not gradients")
-        self.config, self.spec = policy, spec
+        self.config, self.spec, self.value_range = policy, spec, value_range
         self.device = torch.device(policy.device)
         flat = [name for name, std in zip(spec.state_names, state_std, strict=True) if std < DEGENERATE_STD]
         if flat:
@@ -78,17 +81,17 @@ class SAC:
         """Make the networks, the targets as copies of them, and the lists of what each optimiser moves."""
         config, spec = self.config, self.spec
         self.net = PolicyNet(spec, config, shape, mean, std)
-        self.target_heads = PolicyNet(spec, config, shape, mean, std).heads
+        self.critic_heads, self.target_heads = (PolicyNet(spec, config, shape, mean, std).heads for _ in range(2))
         sizes = (self.net.embedding, config.n_obs_steps * spec.state_size, config.latent_dim)
         self.critic, self.target_critic = (
             Critic(config.num_critics, *sizes, config.hidden_dims, len(spec.action_names)) for _ in range(2)
         )
-        for module in (self.net, self.critic, self.target_heads, self.target_critic):
+        for module in (self.net, self.critic_heads, self.critic, self.target_heads, self.target_critic):
             module.to(self.device)
         self.log_alpha = torch.tensor(math.log(config.temperature_init), device=self.device).requires_grad_()
         self.value_bound = torch.zeros((), device=self.device)
-        self._critic_params: list[Tensor] = [*self.net.heads.parameters(), *self.critic.parameters()]
-        self._actor_params: list[Tensor] = list(self.net.actor.parameters())
+        self._critic_params: list[Tensor] = [*self.critic_heads.parameters(), *self.critic.parameters()]
+        self._actor_params: list[Tensor] = [*self.net.heads.parameters(), *self.net.actor.parameters()]
         targets = nn.ModuleList([self.target_heads, self.target_critic]).requires_grad_(False)
         self._target_params: list[Tensor] = list(targets.parameters())
         self._copy_targets()
@@ -105,7 +108,7 @@ class SAC:
     def _critic_step(self, batch: Batch) -> None:
         target = self.critic_target(batch)
         state = self.net.normalise(batch.state)
-        image = self.net.heads(batch.features, self.noise)
+        image = self.critic_heads(batch.features, self.noise)
         values = self.critic(image, state, batch.action)
         # Summed over the ensemble: each member learns as it would alone.
         loss = (values - target).square().mean(1).sum()
@@ -143,13 +146,13 @@ class SAC:
         if self.config.use_backup_entropy:
             value = value - self.log_alpha.exp() * log_density
         target: Tensor = batch.reward + self.config.discount * batch.bootstrap * value
-        return target
+        return target.clamp(*self.value_range)
 
     def _actor_step(self, batch: Batch) -> None:
         state = self.net.normalise(batch.state)
-        with torch.no_grad():  # the image heads learn from the critic alone
-            image = self.net.heads(batch.features)
-        mean, log_std = self.net.actor(image, state)
+        with torch.no_grad():  # the critic's image heads learn from the critic's loss alone
+            image = self.critic_heads(batch.features)
+        mean, log_std = self.net.actor(self.net.heads(batch.features, self.noise), state)
         action, log_density = squashed_sample(mean, log_std, self._normal(mean))
         alpha = self.log_alpha.detach().exp()
         loss = (alpha * log_density - self.critic(image, state, action).mean(0)).mean()
@@ -171,7 +174,7 @@ class SAC:
 
     def pretrain_bc(self, sample: Sample, steps: int) -> None:
         """Clone the batches' actions for `steps` steps; image heads and actor learn, targets follow after."""
-        parameters = [*self.net.heads.parameters(), *self._actor_params]
+        parameters = self._actor_params
         optimiser = torch.optim.Adam(parameters, lr=self.config.lr, fused=True)
         for _ in range(steps):
             batch = sample().to(self.device)
@@ -180,7 +183,11 @@ class SAC:
             loss = _cloning_loss(mean, log_std, batch.action).mean()
             self._descend(optimiser, loss, parameters)
             self._note("pretrain/cloning_loss", loss.detach())
-        self._copy_targets()
+
+    def pretrain_critic(self, sample: Sample, steps: int) -> None:
+        """Let the critics value the present policy on the batches for `steps` steps, before it changes."""
+        for _ in range(steps):
+            self._critic_step(sample().to(self.device))
 
     def _step(self, name: str, loss: Tensor, parameters: list[Tensor]) -> None:
         self._note(f"{name}/grad_norm", self._descend(self.optimisers[name], loss, parameters))
@@ -235,7 +242,7 @@ class SAC:
 
     def _current(self) -> dict[str, Tensor]:
         """Every tensor of the learner but the optimisers', under its name in a checkpoint."""
-        modules = (("net", self.net), ("critic", self.critic))
+        modules = (("net", self.net), ("critic_heads", self.critic_heads), ("critic", self.critic))
         targets = (("target_heads", self.target_heads), ("target_critic", self.target_critic))
         tensors = {
             f"{part}.{n}": t for part, module in modules + targets for n, t in module.state_dict().items()

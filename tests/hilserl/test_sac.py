@@ -105,16 +105,34 @@ def test_a_critic_step_moves_heads_critics_and_targets_only() -> None:
     before = sac.state_dict()[0]
     sac._critic_step(batch())
     assert changed(sac, before) - {"generator"} == {
-        "net.heads", "critic.branch", "critic.body", "target_heads.heads", "target_critic.branch",
+        "critic_heads.heads", "critic.branch", "critic.body", "target_heads.heads", "target_critic.branch",
         "target_critic.body", "value_bound",
     }  # fmt: skip
 
 
-def test_the_actor_never_moves_the_image_head_nor_the_critic() -> None:
+def test_an_actor_step_moves_its_own_heads_and_never_the_critics() -> None:
     sac = agent(bc_weight=0.5)
     before = sac.state_dict()[0]
     sac._actor_step(batch())
-    assert changed(sac, before) - {"generator"} == {"net.actor", "log_alpha"}
+    assert changed(sac, before) - {"generator"} == {"net.heads", "net.actor", "log_alpha"}
+
+
+def test_targets_stay_within_what_the_task_can_pay() -> None:
+    data = replace(batch(), bootstrap=torch.ones(16))
+    free, bound = agent(), agent()
+    bound.value_range = (0.2, 0.5)
+    wild = free.critic_target(data)
+    assert float(wild.max()) > 0.5
+    assert float(wild.min()) < 0.2
+    torch.testing.assert_close(bound.critic_target(data), wild.clamp(0.2, 0.5))
+
+
+def test_pretraining_the_critic_leaves_the_actor_alone() -> None:
+    sac = agent()
+    before = sac.state_dict()[0]
+    sac.pretrain_critic(batches(), 3)
+    assert not {part for part in changed(sac, before) if part.startswith(("net", "log_alpha"))}
+    assert sac.critic_updates == 3
 
 
 def test_targets_follow_by_tau() -> None:
