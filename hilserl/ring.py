@@ -45,8 +45,7 @@ class Ring:
         self.reward = np.empty(capacity, np.float32)
         self.bootstrap = np.empty(capacity, np.float32)
         self.age = np.zeros(capacity, np.int64)  # frames since the episode's first
-        self.has_next = np.zeros(capacity, np.bool_)
-        self.wanted = np.zeros(capacity, np.bool_)  # steps that may be sampled
+        self.has_next = np.zeros(capacity, np.bool_)  # a step to sample starts here and ends in the next slot
         self.episodes: deque[tuple[int, int]] = deque()  # (first slot, frames), oldest first
         self.head = 0
         self.used = 0
@@ -72,14 +71,11 @@ class Ring:
         self.bootstrap[slots] = 1.0
         self.bootstrap[slots[-2]] = 0.0 if episode.end.terminal else 1.0
         self.age[slots] = np.arange(steps + 1)
-        self.has_next[slots] = True
-        self.has_next[slots[-1]] = False
-        self.wanted[slots] = False
-        self.wanted[slots[:-1]] = wanted
+        self.has_next[slots] = np.append(wanted, False)  # nothing follows the last frame
         self.episodes.append((self.head, steps + 1))
         self.head = (self.head + steps + 1) % self.capacity
         self.used += steps + 1
-        self.samplable = np.flatnonzero(self.has_next & self.wanted)
+        self.samplable = np.flatnonzero(self.has_next)
 
     def _make_room(self, frames: int) -> None:
         """Evict whole episodes, oldest first, until `frames` consecutive slots are free."""
@@ -89,7 +85,6 @@ class Ring:
             first, length = self.episodes.popleft()
             slots = self.slots(first, length)
             self.has_next[slots] = False
-            self.wanted[slots] = False
             self.used -= length
 
     def stack(self, slots: I64, n_obs: int) -> I64:
