@@ -23,6 +23,7 @@ INTERVALS = {
     "task.scene.cube_yaw": "[0, 3.2]",
     "task.scene.cube_size_min": "(0, 0.06]",
     "task.scene.cube_size_max": "(0, 0.06]",
+    "task.scene.looks": "[0, 1]",
     "task.scene.latency_s": "[0, inf)",
     "task.scene.lift_height": "(0, inf)",
     "robot.max_joint_speed": "(0, inf)",
