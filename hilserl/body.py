@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hilserl.config import CameraConfig, Config, ConfigError
 from hilserl.env import Env
@@ -114,6 +115,7 @@ def _twin_body(config: Config, stack: ExitStack, demonstrate: bool, first_episod
 
 
 def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
+    from robot.calibration import calibration_id, check_calibration_id, load_calibration
     from robot.guard import Guard
     from robot.so101 import SO101
     from robot.timing import RealClock
@@ -125,6 +127,9 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
     for name, camera in config.cameras.items():
         cameras[name] = _camera(name, camera, (task.camera_width, task.camera_height))
         stack.callback(cameras[name].close)
+    calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
+    check_calibration_id(calibration, task.calibration_id)
+    message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
     servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
     stack.callback(servos.close)
     arm = Guard(servos, clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s)

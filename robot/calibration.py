@@ -7,6 +7,7 @@ Counts are what the servo shows: its encoder minus homing_offset, 4096 per turn.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -124,6 +125,23 @@ def save_calibration(calibration: Calibration, calibration_dir: Path, robot_id: 
     unfinished.write_text(json.dumps(content, indent=4) + "\n")
     os.replace(unfinished, path)
     return path
+
+
+def calibration_id(calibration: Calibration) -> str:
+    """First 16 hexadecimal digits of the sha256 of the six joints' numbers: equal when every number is."""
+    joints = json.dumps([asdict(joint) for joint in calibration.joints], sort_keys=True)
+    return hashlib.sha256(joints.encode()).hexdigest()[:16]
+
+
+def check_calibration_id(calibration: Calibration, expected: str) -> None:
+    """Raise CalibrationError unless `calibration` is the one the task record names; "" names none."""
+    found = calibration_id(calibration)
+    if expected and found != expected:
+        raise CalibrationError(
+            f"task.calibration_id is {expected!r}, {calibration.source} is {found!r}: this arm was "
+            "calibrated anew since the task was recorded. Put that calibration back, or set "
+            f"--task.calibration_id={found} and record again"
+        )
 
 
 def how_to_calibrate(calibration_dir: Path, robot_id: str, port: str) -> str:
