@@ -203,6 +203,17 @@ def test_an_ensemble_learns_as_its_members_would_alone() -> None:
             torch.testing.assert_close(mine[0], shared[member], rtol=1e-4, atol=1e-6)
 
 
+def test_a_row_is_judged_by_itself() -> None:
+    sac, data = agent(num_critics=3), batch()
+
+    def values(rows: slice) -> torch.Tensor:
+        image = sac.net.heads(data.features[rows])
+        return sac.critic(image, sac.net.normalise(data.state[rows]), data.action[rows])
+
+    for row in range(16):
+        torch.testing.assert_close(values(slice(row, row + 1))[:, 0], values(slice(None))[:, row])
+
+
 def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
     x = torch.ones(200, 500)
     y = dropout(x, 0.1, np.random.default_rng(0))
