@@ -11,9 +11,10 @@ from robot.calibration import RAD_PER_COUNT, Calibration, JointCalibration, mode
 from robot.twin.registers import OFFSET_SIGN_BIT, encode_sign
 from robot.twin.servo_bus import ServoBus
 from robot.twin.world import World
-from robot.types import F32, GRIPPER, NUM_JOINTS
+from robot.types import F32, GRIPPER, JOINT_NAMES, NUM_JOINTS
 
 MIDDLE: Final = 2048
+SHOULDER_LIFT, WRIST_FLEX = JOINT_NAMES.index("shoulder_lift"), JOINT_NAMES.index("wrist_flex")
 HAND_PERIOD_S: Final = 20.0
 """The simulated person holds the arm in its middle for one period, then sweeps every joint for one."""
 
@@ -84,10 +85,28 @@ def store_calibration(bus: ServoBus, calibration: Calibration) -> None:
         servo.memory.keep()
 
 
+def sweep() -> list[F32]:
+    """Poses (6,) [rad] that take every joint to both ends of its range without touching the table."""
+    low, high = model_limits().lower_rad, model_limits().upper_rad
+    middle = np.zeros(NUM_JOINTS, np.float32)
+    middle[GRIPPER] = (low[GRIPPER] + high[GRIPPER]) / 2
+    poses = [middle]
+    for lift, others in ((high, low), (low, high)):
+        pose = others.copy()
+        pose[SHOULDER_LIFT], pose[WRIST_FLEX] = lift[SHOULDER_LIFT], 0.0
+        poses += [pose, middle]
+    for end in (low, high):
+        pose = middle.copy()
+        pose[WRIST_FLEX] = end[WRIST_FLEX]
+        poses += [pose, middle]
+    return poses
+
+
 def hand_at(elapsed_s: float) -> F32:
-    """(6,) [rad]: where a simulated person holds the arm: in its middle, then through every range."""
-    limits = model_limits()
-    middle, half = (limits.lower_rad + limits.upper_rad) / 2, (limits.upper_rad - limits.lower_rad) / 2
+    """(6,) [rad]: where a simulated person holds the arm: in its middle, then through `sweep`."""
+    poses = sweep()
     turn = max(0.0, elapsed_s % (2 * HAND_PERIOD_S) - HAND_PERIOD_S) / HAND_PERIOD_S
-    swept: F32 = (middle + half * np.sin(2 * np.pi * turn)).astype(np.float32)
-    return swept
+    place = turn * (len(poses) - 1)
+    before = min(int(place), len(poses) - 2)
+    pose: F32 = poses[before] + np.float32(place - before) * (poses[before + 1] - poses[before])
+    return pose
