@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from hilserl.acting import WeightsError
-from hilserl.networks import Critic, EnsembleLinear, dropout, squashed_sample
+from hilserl.networks import EnsembleLinear, squashed_sample
 from hilserl.replay import Batch, Replay
 from hilserl.sac import SAC
 from hilserl.types import End
@@ -87,14 +87,6 @@ def test_many_critics_back_up_the_minimum_of_a_random_pair() -> None:
         last.bias.copy_(torch.arange(5.0)[:, None])
     seen = {round(float(sac.critic_target(data)[0]) / 0.97) for _ in range(60)}
     assert seen == {0, 1, 2, 3}
-
-
-def test_the_squashed_density_is_that_of_the_change_of_variable() -> None:
-    mean, log_std, noise = torch.tensor([[0.3]]), torch.tensor([[-0.5]]), torch.tensor([[0.8]])
-    action, log_density = squashed_sample(mean, log_std, noise)
-    normal = torch.distributions.Normal(mean, log_std.exp())
-    squashed = torch.distributions.TransformedDistribution(normal, [torch.distributions.TanhTransform()])
-    torch.testing.assert_close(log_density, squashed.log_prob(action)[:, 0])
 
 
 # -- who learns from what
@@ -186,23 +178,6 @@ def test_data_that_differ_in_an_intervention_only_change_the_update() -> None:
     assert any(not np.array_equal(a, two.actor_weights()[n]) for n, a in one.actor_weights().items())
 
 
-def test_an_ensemble_learns_as_its_members_would_alone() -> None:
-    torch.manual_seed(0)
-    both = Critic(2, 16, 3, 8, (12, 12), 4)
-    image, state, action = torch.randn(5, 16), torch.randn(5, 1, 3), torch.rand(5, 4)
-    values = both(image, state, action)
-    gradients = torch.autograd.grad(values.square().mean(1).sum(), list(both.body.parameters()))
-    for member in range(2):
-        alone = Critic(1, 16, 3, 8, (12, 12), 4)
-        alone.branch.load_state_dict(both.branch.state_dict())
-        alone.body.load_state_dict({n: t[member : member + 1] for n, t in both.body.state_dict().items()})
-        value = alone(image, state, action)
-        torch.testing.assert_close(value[0], values[member])
-        own = torch.autograd.grad(value.square().mean(), list(alone.body.parameters()))
-        for mine, shared in zip(own, gradients, strict=True):
-            torch.testing.assert_close(mine[0], shared[member], rtol=1e-4, atol=1e-6)
-
-
 def test_a_row_is_judged_by_itself() -> None:
     sac, data = agent(num_critics=3), batch()
 
@@ -212,14 +187,6 @@ def test_a_row_is_judged_by_itself() -> None:
 
     for row in range(16):
         torch.testing.assert_close(values(slice(row, row + 1))[:, 0], values(slice(None))[:, row])
-
-
-def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
-    x = torch.ones(200, 500)
-    y = dropout(x, 0.1, np.random.default_rng(0))
-    assert float((y == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
-    assert float(y.mean()) == pytest.approx(1.0, abs=0.005)
-    assert dropout(x, 0.1, None) is x
 
 
 # -- what the networks see
