@@ -179,7 +179,7 @@ class RunConfig:
 
     max_transitions: int = 100_000
     max_episodes: int = 100_000
-    demo_episodes: int = 15
+    demo_episodes: int = 10
     """`hilserl demo`: scripted demonstrations recorded before training."""
     eval_every_episodes: int = 0
     """Every so many training episodes the actor plays a group of held-out, help-free ones; 0: never."""

@@ -23,5 +23,5 @@ class LiftConfig:
     cube_size_min: float = 0.024
     cube_size_max: float = 0.036
     looks: float = 0.3
-    latency_s: float = 0.1
+    latency_s: float = 0.03
     lift_height: float = 0.03
