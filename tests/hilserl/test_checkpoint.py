@@ -207,6 +207,14 @@ def test_a_crash_at_any_moment_leaves_whole_checkpoints_only(tmp_path, again):
     assert operation > 15
 
 
+def test_saving_sweeps_what_an_earlier_crash_left(tmp_path):
+    put(tmp_path, 100)
+    (tmp_path / ".000200-x.tmp" / "pretrained_model").mkdir(parents=True)
+    assert available(tmp_path) == [tmp_path / "000100"]  # a half-written one is never visible
+    put(tmp_path, 300)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000100", "000300", "last"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_or_damaged_file_is_named(tmp_path, name):
     put(tmp_path, 100)
