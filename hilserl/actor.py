@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 from hilserl.env import Env, Timing
 from hilserl.episode import EpisodeHeader
-from hilserl.rollout import HoldStill, Played, Policy, Reward, rollout
+from hilserl.rollout import HoldStill, Listener, Played, Policy, Reward, rollout
 from hilserl.types import End, Obs, Role, Step, Weights
-from robot.errors import RobotError
+from robot.errors import CommandRefused, RobotError
 from robot.types import Teleop
 
 MAX_FAULTS = 3
@@ -47,7 +48,7 @@ class LoadablePolicy(Policy, Protocol):
 
     deterministic: bool
 
-    def load(self, weights: Mapping[str, np.ndarray]) -> None: ...
+    def load(self, weights: Mapping[str, NDArray[Any]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,15 @@ class Plan:
     eval_episodes: int = 20
 
 
+def training_seed(plan: Plan, number: int) -> int:
+    """Seed of the actor's training episode `number`: another for each, always below EVAL_SEED.
+
+    Actors of the same configuration but another name start elsewhere, so that they do not play the same.
+    """
+    start = plan.seed * 100_000 + zlib.crc32(plan.actor.encode())
+    return (start + number) % EVAL_SEED
+
+
 class _Sender:
     """A rollout listener that hands the episode to the link while it is played."""
 
@@ -102,6 +112,8 @@ class Actor:
 
     Without weights, and not told to wait for them, the arm holds still and the operator may demonstrate by
     taking over: that is how a learner without demonstrations gets its first ones.
+
+    report hears of each episode when it is over, the listeners of each step while it is played.
     """
 
     def __init__(
@@ -115,7 +127,9 @@ class Actor:
         plan: Plan,
         report: Callable[[EpisodeReport], None],
         should_stop: Callable[[], bool],
+        listeners: tuple[Listener, ...] = (),
     ) -> None:
+        self._listeners = listeners
         self._env, self._policy, self._teleop, self._reward = env, policy, teleop, reward
         self._link, self._plan, self._report, self._should_stop = link, plan, report, should_stop
         self._version = 0
@@ -129,7 +143,7 @@ class Actor:
         self._await_weights()
         played = 0
         while played < self._plan.max_episodes and not self._should_stop():
-            if not self._episode(Role.TRAIN, self._plan.seed * 100_000 + self._link.next_episode_number):
+            if not self._episode(Role.TRAIN, training_seed(self._plan, self._link.next_episode_number)):
                 return
             played += 1
             if self._plan.eval_every and played % self._plan.eval_every == 0 and not self._evaluate():
@@ -139,6 +153,8 @@ class Actor:
     def _evaluate(self) -> bool:
         """Play the held-out episodes with one policy version. False when the operator stopped."""
         self._take_weights()
+        if not self._version:
+            return True  # there is no policy to judge yet
         self._policy.deterministic = True
         try:
             for index in range(self._plan.eval_episodes):
@@ -164,11 +180,12 @@ class Actor:
                 reward=self._reward,
                 seed=seed,
                 max_steps=plan.max_steps,
-                listeners=(sender,),
+                listeners=(sender, *self._listeners),
                 help_allowed=role is not Role.EVAL,
                 should_stop=self._should_stop,
             )
-            self._faults, fault = 0, played.fault
+            fault = played.fault
+            self._faults = self._faults + 1 if fault and not played.steps else 0
         except RobotError as error:
             fault = f"{type(error).__name__}: {error}"
             self._faults += 1
@@ -177,6 +194,8 @@ class Actor:
         finally:
             if sender.begun:
                 self._link.end(played.end, played.facts)
+        if self._faults >= MAX_FAULTS:
+            raise CommandRefused(f"{self._faults} episodes in a row ended before their first step: {fault}")
         self._report(EpisodeReport(number, role, self._version, played, self._env.timing, fault))
         return not played.stopped
 

@@ -11,30 +11,33 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hilserl.acting import ActingPolicy
 from hilserl.actor import Actor, EpisodeReport, Plan
 from hilserl.body import build_body
-from hilserl.checkpoint import latest, load_training_state, save_checkpoint
+from hilserl.checkpoint import latest, load_pretrained, load_training_state, save_checkpoint
 from hilserl.config import Config, ConfigError
 from hilserl.config_loading import to_json
-from hilserl.contract import ContractMismatch, build_contract
+from hilserl.contract import ContractMismatch, build_contract, check_encoder
 from hilserl.display import EpisodeDisplay, LearnerDisplay
 from hilserl.env import task_spec
-from hilserl.episode import durable_numbers, load_episode, save_episode, scan_episodes
+from hilserl.episode import EpisodeInfo, durable_numbers, load_episode, save_episode, scan_episodes
 from hilserl.learner import Budget, Counters, Learner
 from hilserl.metrics import MetricLog, WandbRun, start_wandb, train_names
 from hilserl.replay import Batch, Replay
-from hilserl.rundir import RunDir
+from hilserl.rundir import RunDir, write_whole
 from hilserl.sac import SAC
 from hilserl.stopping import Stop, stop_on_interrupt
 from hilserl.task_record import check_task, task_hash, task_json
-from hilserl.types import End, Episode, Obs, Role, Spec
+from hilserl.types import End, Episode, Obs, Role, Spec, Step, Weights
 from hilserl.vision import FeatureEncoder, load_trunk
 from hilserl.wire import ActorLink, Command, LearnerService, LearnerUnreachable
 from robot.types import F32
 
 INBOX_EPISODES = 64
+TASK_FILE = "task.json"
+"""Beside recorded episodes: the task record they were played under."""
 ENCODER_KEY = "encoder_sha256"
 """Name under which published weights carry the hash of the image encoder they were trained on."""
 
@@ -63,7 +66,7 @@ class Player:
         self.deterministic = deterministic
         self.noise_scale = 1.0
 
-    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+    def load(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Take published weights. Raises ContractMismatch when they belong to another image encoder."""
         tensors = dict(weights)
         theirs = tensors.pop(ENCODER_KEY).tobytes().hex()
@@ -93,7 +96,7 @@ class SacAgent:
     """SAC on a Replay, as the learner's loop wants an Agent."""
 
     def __init__(self, sac: SAC, replay: Replay, encoder_hash: str) -> None:
-        self.sac, self.replay = sac, replay
+        self.sac, self.replay, self.encoder_hash = sac, replay, encoder_hash
         self._hash = np.frombuffer(bytes.fromhex(encoder_hash), np.uint8)
 
     def sample(self) -> Batch:
@@ -108,7 +111,7 @@ class SacAgent:
         """`critic_updates` critic steps and one actor step."""
         self.sac.update(self.sample, critic_updates)
 
-    def weights(self) -> dict[str, np.ndarray]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         """What an actor needs, with the encoder's hash."""
         return {**self.sac.actor_weights(), ENCODER_KEY: self._hash}
 
@@ -133,19 +136,28 @@ def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder) -> Replay:
     )
 
 
-def load_demos(config: Config, replay: Replay, message: Callable[[str], None]) -> None:
+def load_demos(
+    config: Config,
+    replay: Replay,
+    message: Callable[[str], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Fill the protected store from config.demos. Raises TaskMismatch naming a field that differs."""
     for folder in config.demos:
         episodes = scan_episodes(Path(folder))
         if not episodes:
             raise ConfigError(f"demos names {folder}, which holds no episode (*.npz); record some first")
-        task_file = Path(folder) / "task.json"
+        task_file = Path(folder) / TASK_FILE
         if not task_file.is_file():
             raise ConfigError(
-                f"demos names {folder}, which has no task.json saying under which task it was recorded"
+                f"demos names {folder}, which has no {TASK_FILE} saying under which task it was recorded"
             )
         check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
-        steps = sum(replay.add(load_episode(info.path)) for info in episodes)
+        steps = 0
+        for info in episodes:
+            if should_stop():
+                raise _Stopped
+            steps += replay.add(load_episode(info.path))
         message(f"{len(episodes)} demonstrations ({steps} transitions) from {folder}")
 
 
@@ -163,6 +175,10 @@ def value_range(config: Config) -> tuple[float, float]:
     return -success.step_cost / (1 - config.policy.discount), success.reward - success.step_cost
 
 
+class _Stopped(Exception):
+    """The end was asked for before learning began."""
+
+
 def run_learner(config: Config) -> None:
     """Serve actors and learn until interrupted or max_transitions."""
     set_threads(config)
@@ -172,88 +188,162 @@ def run_learner(config: Config) -> None:
         run = stack.enter_context(
             RunDir.create(config.output_dir, config.job_name, to_json(config), config.resume)
         )
-        spec, encoder = task_spec(config.task), build_encoder(config)
-        replay = build_replay(config, spec, encoder)
-        load_demos(config, replay, display.message)
-        stored = scan_episodes(run.episodes)
-        counters = Counters(version=0)
-        for info in stored:
-            episode = load_episode(info.path)
-            replay.add(episode)
-            if episode.role is Role.TRAIN:
-                counters.transitions += len(episode)
-                counters.episodes += 1
-        inbox: queue.Queue[Episode] = queue.Queue(INBOX_EPISODES)
+        try:
+            _serve_and_learn(config, run, stack, stop, display)
+        except _Stopped:
+            display.message("stopped before learning began; episodes that arrived are kept")
 
-        def store(episode: Episode) -> None:
-            if episode.role is not Role.EVAL:
-                save_episode(run.episodes, episode)
 
-        service = LearnerService(
-            config.service,
-            spec,
-            task_hash(config.task),
-            task_json(config.task),
-            store,
-            inbox,
-            durable_numbers(stored),
-            config.allow_task_difference,
-        )
-        service.start()
-        stack.callback(service.stop)
-        display.message(f"learner at {config.service.learner_host}:{service.port}, run folder {run.root}")
-        _gather(config, replay, inbox, counters, stop, display)
+def _serve_and_learn(
+    config: Config, run: RunDir, stack: ExitStack, stop: Stop, display: LearnerDisplay
+) -> None:
+    spec, encoder = task_spec(config.task), build_encoder(config)
+    replay, counters = build_replay(config, spec, encoder), Counters()
+    load_demos(config, replay, display.message, stop)
+    stored = _load_stored(config, run, replay, counters, stop)
+    inbox: queue.Queue[Episode] = queue.Queue(INBOX_EPISODES)
+    service = _service(config, run, spec, inbox, stored)
+    service.start()
+    stack.callback(service.stop)
+    display.message(f"learner at {config.service.learner_host}:{service.port}, run folder {run.root}")
+
+    def on_episode(episode: Episode) -> None:
+        display.message(episode_line(episode))
+
+    _gather(config, replay, inbox, counters, _obedient(service, stop, None), on_episode, display)
+    agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
+    publisher = _Publisher(service, run.root / "published_version")
+    _restore_or_pretrain(config, run, agent, counters, stop, display)
+    counters.version = max(counters.version, publisher.last_version())
+    log = MetricLog(run.metrics, "learner", tensorboard=config.run.tensorboard, wandb=_wandb(config, run))
+    stack.callback(log.close)
+
+    def on_log(values: Mapping[str, float]) -> None:
+        log.log(values, transitions=counters.transitions)
+        display.table(values)
+
+    def save(best: bool) -> None:
+        path = _save(config, run, spec, agent, encoder, counters, best)
+        display.message(f"checkpoint {path}" + (" (best so far)" if best else ""))
+
+    Learner(
+        agent=agent,
+        store=replay,
+        inbox=inbox,
+        publisher=publisher,
+        counters=counters,
+        budget=_budget(config),
+        on_log=on_log,
+        on_episode=on_episode,
+        save=save,
+        eval_group=config.run.eval_episodes,
+    ).run(_obedient(service, stop, save))
+
+
+def _budget(config: Config) -> Budget:
+    policy = config.policy
+    return Budget(
+        updates_per_transition=policy.utd_ratio,
+        updates_per_call=min(policy.policy_update_freq, policy.utd_ratio),
+        push_every=config.service.policy_push_every_updates,
+        log_every=config.run.log_every_updates,
+        checkpoint_every=config.run.checkpoint_every,
+        max_transitions=config.run.max_transitions,
+    )
+
+
+def _service(
+    config: Config,
+    run: RunDir,
+    spec: Spec,
+    inbox: queue.Queue[Episode],
+    stored: list[EpisodeInfo],
+) -> LearnerService:
+    def store(episode: Episode) -> None:
+        if episode.role is not Role.EVAL:
+            save_episode(run.episodes, episode)
+
+    return LearnerService(
+        config.service,
+        spec,
+        task_hash(config.task),
+        task_json(config.task),
+        store,
+        inbox,
+        durable_numbers(stored),
+        config.allow_task_difference,
+    )
+
+
+class _Publisher:
+    """Publishes to the actors, and keeps the newest version on disk: no two policies ever share one."""
+
+    def __init__(self, service: LearnerService, path: Path) -> None:
+        self._service, self._path = service, path
+
+    def last_version(self) -> int:
+        """The newest version ever published in this run, 0 when there is none."""
+        return int(self._path.read_text()) if self._path.exists() else 0
+
+    def publish(self, weights: Weights) -> None:
+        """Hand new weights to the actors."""
+        write_whole(self._path, f"{weights.version}\n")
+        self._service.publish(weights)
+
+    def progress(self, transitions: int, updates: int) -> None:
+        """Tell the actors how far learning is."""
+        self._service.progress(transitions, updates)
+
+
+def _obedient(service: LearnerService, stop: Stop, save: Callable[[bool], None] | None) -> Callable[[], bool]:
+    """A should_stop that first does what was asked for over the wire. save: None while nothing is learned."""
+
+    def should_stop() -> bool:
+        while not service.commands.empty():
+            match service.commands.get():
+                case Command.SAVE if save is not None:
+                    save(False)
+                case Command.STOP:
+                    stop.ask()
+        return stop()
+
+    return should_stop
+
+
+def _load_stored(
+    config: Config, run: RunDir, replay: Replay, counters: Counters, stop: Stop
+) -> list[EpisodeInfo]:
+    """Take in a resumed run's own episodes. Raises TaskMismatch naming a field that differs."""
+    task_file = run.episodes / TASK_FILE
+    if task_file.exists():
+        check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
+    else:
+        write_whole(task_file, task_json(config.task))
+    stored = scan_episodes(run.episodes)
+    for info in stored:
         if stop():
-            return
-        sac = build_sac(config, spec, replay)
-        agent = SacAgent(sac, replay, encoder.hash())
-        _restore_or_pretrain(config, run, agent, counters, display)
-        log = MetricLog(
-            run.metrics,
-            "learner",
-            tensorboard=config.run.tensorboard,
-            wandb=start_wandb(config.job_name, run.root, {"config": to_json(config)})
-            if config.run.wandb
-            else None,
-        )
-        stack.callback(log.close)
+            raise _Stopped
+        _count(counters, replay, load_episode(info.path))
+    return stored
 
-        def on_log(values: Mapping[str, float]) -> None:
-            log.log(values, transitions=counters.transitions)
-            display.table(values)
 
-        def save(best: bool) -> None:
-            path = _save(config, run, spec, agent, encoder, counters, best)
-            display.message(f"checkpoint {path}" + (" (best so far)" if best else ""))
+def _count(counters: Counters, replay: Replay, episode: Episode) -> None:
+    """Take one episode in before learning; evaluation never is."""
+    if episode.role is Role.EVAL:
+        return
+    replay.add(episode)
+    if episode.role is Role.TRAIN:
+        counters.transitions += len(episode)
+        counters.episodes += 1
 
-        def should_stop() -> bool:
-            while not service.commands.empty():
-                match service.commands.get():
-                    case Command.SAVE:
-                        save(False)
-                    case Command.STOP:
-                        stop.ask()
-            return stop()
 
-        Learner(
-            agent=agent,
-            store=replay,
-            inbox=inbox,
-            publisher=service,
-            counters=counters,
-            budget=Budget(
-                config.policy.utd_ratio,
-                min(config.policy.policy_update_freq, config.policy.utd_ratio),
-                config.service.policy_push_every_updates,
-                config.run.log_every_updates,
-                config.run.checkpoint_every,
-                config.run.max_transitions,
-            ),
-            on_log=on_log,
-            on_episode=lambda episode: None,
-            save=save,
-            eval_group=config.run.eval_episodes,
-        ).run(should_stop)
+def episode_line(episode: Episode) -> str:
+    """One episode as the learner's terminal shows it."""
+    return (
+        f"{episode.actor}/{episode.number} {episode.role.value}: {episode.end.value} after {len(episode)} "
+        f"steps, return {episode.reward.sum():+.2f}, help {100 * episode.intervention.mean():.0f} %, "
+        f"policy v{episode.policy_version}"
+    )
 
 
 def _wandb(config: Config, run: RunDir) -> WandbRun | None:
@@ -267,13 +357,16 @@ def _gather(
     replay: Replay,
     inbox: queue.Queue[Episode],
     counters: Counters,
-    stop: Stop,
+    should_stop: Callable[[], bool],
+    on_episode: Callable[[Episode], None],
     display: LearnerDisplay,
 ) -> None:
     """Take in episodes until there is enough to learn from; meanwhile actors hold still."""
-    needed = config.policy.online_step_before_learning
+    needed = max(1, config.policy.online_step_before_learning)
     told = -1
-    while not stop() and (have := replay.transitions) < max(1, needed):
+    while (have := replay.transitions) < needed:
+        if should_stop():
+            raise _Stopped
         if have != told:
             display.message(f"{have} of {needed} transitions before learning; demonstrate by taking over")
             told = have
@@ -281,22 +374,23 @@ def _gather(
             episode = inbox.get(timeout=0.2)
         except queue.Empty:
             continue
-        replay.add(episode)
-        if episode.role is Role.TRAIN:
-            counters.transitions += len(episode)
-            counters.episodes += 1
+        on_episode(episode)
+        _count(counters, replay, episode)
 
 
 def _restore_or_pretrain(
-    config: Config, run: RunDir, agent: SacAgent, counters: Counters, display: LearnerDisplay
+    config: Config, run: RunDir, agent: SacAgent, counters: Counters, stop: Stop, display: LearnerDisplay
 ) -> None:
     newest = latest(run.checkpoints)
     if newest is None:
         if config.policy.bc_pretrain_steps:
-            agent.sac.pretrain_bc(agent.demonstrations, config.policy.bc_pretrain_steps)
-            agent.sac.pretrain_critic(agent.demonstrations, config.policy.critic_pretrain_steps)
+            demonstrations = _watched(agent.demonstrations, stop)
+            agent.sac.pretrain_bc(demonstrations, config.policy.bc_pretrain_steps)
+            agent.sac.pretrain_critic(demonstrations, config.policy.critic_pretrain_steps)
             display.message(f"cloned the demonstrations for {config.policy.bc_pretrain_steps} steps")
         return
+    pretrained = load_pretrained(newest)
+    check_encoder(pretrained.contract, agent.encoder_hash, str(pretrained.path))
     saved = load_training_state(newest)
     agent.sac.load_state_dict(
         {name: torch.from_numpy(np.array(array)) for name, array in saved.tensors.items()}, saved.state["sac"]
@@ -304,9 +398,21 @@ def _restore_or_pretrain(
     agent.replay.rng.bit_generator.state = saved.state["replay_rng"]
     counters.updates, counters.version = saved.state["updates"], saved.state["version"]
     counters.best_success = saved.state["best_success"]
+    counters.minutes = saved.state.get("minutes", 0.0)
     display.message(
         f"resumed from {newest}: {counters.updates} updates; {counters.transitions} transitions on disk"
     )
+
+
+def _watched(sample: Callable[[], Batch], stop: Stop) -> Callable[[], Batch]:
+    """A sample that ends cloning, which may take a minute, as soon as the end is asked for."""
+
+    def watched() -> Batch:
+        if stop():
+            raise _Stopped
+        return sample()
+
+    return watched
 
 
 def _save(
@@ -335,6 +441,7 @@ def _save(
             "version": counters.version,
             "episodes": counters.episodes,
             "best_success": counters.best_success,
+            "minutes": counters.minutes,
         },
         keep=config.run.keep_checkpoints,
         best=best,
@@ -343,7 +450,7 @@ def _save(
     )
 
 
-def encoder_arrays(encoder: FeatureEncoder) -> dict[str, np.ndarray]:
+def encoder_arrays(encoder: FeatureEncoder) -> dict[str, NDArray[Any]]:
     """The frozen encoder's tensors, so that a checkpoint needs no other file."""
     arrays = {
         f"trunk.{name}": tensor.cpu().contiguous().numpy()
@@ -354,7 +461,7 @@ def encoder_arrays(encoder: FeatureEncoder) -> dict[str, np.ndarray]:
     return arrays
 
 
-def golden_observation(spec: Spec, mean: np.ndarray) -> Obs:
+def golden_observation(spec: Spec, mean: NDArray[Any]) -> Obs:
     """One fixed observation: noise pictures and the mean state."""
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, spec.image_shape, dtype=np.uint8) for name in spec.cameras}
@@ -363,7 +470,7 @@ def golden_observation(spec: Spec, mean: np.ndarray) -> Obs:
 
 def _golden(
     config: Config, spec: Spec, agent: SacAgent, encoder: FeatureEncoder
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """An input and the policy's answer to it, by which a rebuilt policy is recognised."""
     mean, _ = agent.replay.state_statistics()
     obs = golden_observation(spec, mean)
@@ -435,7 +542,26 @@ def run_actor(config: Config) -> None:
             ),
             report=report,
             should_stop=stop,
+            listeners=(LiveLine(display),),
         ).run()
+
+
+class LiveLine:
+    """A rollout listener that shows the step being played."""
+
+    def __init__(self, display: EpisodeDisplay) -> None:
+        self._display, self._count, self._total = display, 0, 0.0
+
+    def begin(self, obs: Obs) -> None:
+        """A new episode."""
+        self._count, self._total = 0, 0.0
+
+    def step(self, step: Step) -> None:
+        """One more step."""
+        self._count += 1
+        self._total += step.reward
+        who = "operator" if step.intervention else "policy"
+        self._display.live(f"step {self._count}  {who}  return {self._total:+.2f}")
 
 
 def max_steps(config: Config) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from hilserl.actor import EVAL_SEED
@@ -148,7 +149,7 @@ def encoder_of(pretrained: Pretrained, device: str) -> FeatureEncoder:
 
 
 def _verify(pretrained: Pretrained, player: Player) -> None:
-    def compute(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def compute(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         images = {
             name.removeprefix("image."): array for name, array in inputs.items() if name.startswith("image.")
         }

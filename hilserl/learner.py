@@ -7,9 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hilserl.types import End, Episode, Role, Weights
 
@@ -26,7 +27,7 @@ class Agent(Protocol):
 
     def update(self, critic_updates: int) -> None: ...
 
-    def weights(self) -> dict[str, np.ndarray]: ...
+    def weights(self) -> dict[str, NDArray[Any]]: ...
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -47,13 +48,17 @@ class Publisher(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """What a checkpoint restores. transitions counts online control steps, updates critic steps."""
+    """What a checkpoint restores. transitions counts online control steps, updates critic steps.
+
+    minutes: wall time worked on the run, over all resumes, as last logged.
+    """
 
     transitions: int = 0
     updates: int = 0
     version: int = 0
     episodes: int = 0
     best_success: float = -1.0
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,8 @@ class Learner:
     learner = Learner(agent=..., store=..., inbox=..., publisher=..., counters=..., budget=..., ...)
     learner.run(should_stop)
 
-    on_log(values) hears metrics, on_episode(episode, counters) each episode that arrived, save(best) must
-    write a checkpoint.
+    on_log(values) hears metrics, on_episode(episode) each episode that arrived, save(best) must write a
+    checkpoint.
     """
 
     def __init__(
@@ -121,7 +126,8 @@ class Learner:
         self._eval_group = eval_group
         self._evaluations = Evaluations()
         self._recent: deque[tuple[float, float]] = deque(maxlen=ROLLING)
-        self._start_s, self._start = time.monotonic(), (counters.transitions, counters.updates)
+        self._start_s, self._minutes_before = time.monotonic(), counters.minutes
+        self._told = (-1, -1)
         self._saved_at, self._logged_at, self._pushed_at = (
             counters.transitions,
             counters.updates,
@@ -132,7 +138,10 @@ class Learner:
         """Loop until should_stop() or max_transitions; a checkpoint is written at the end."""
         self._publish()
         while not should_stop() and self.counters.transitions < self._budget.max_transitions:
-            self._take(block=not self._may_update())
+            idle = not self._may_update()
+            if idle:
+                self._tell()  # actors that keep pace wait for the very last update
+            self._take(block=idle)
             if self._may_update():
                 self._agent.update(self._budget.updates_per_call)
                 self.counters.updates += self._budget.updates_per_call
@@ -155,7 +164,7 @@ class Learner:
                 episode = self._inbox.get_nowait()
             except queue.Empty:
                 break
-        self._publisher.progress(self.counters.transitions, self.counters.updates)
+        self._tell()
 
     def _admit(self, episode: Episode) -> None:
         self._on_episode(episode)
@@ -191,27 +200,33 @@ class Learner:
             counters.updates // PROGRESS_EVERY
             != (counters.updates - budget.updates_per_call) // PROGRESS_EVERY
         ):
-            self._publisher.progress(counters.transitions, counters.updates)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Progress to the actors, when there was any."""
+        now = (self.counters.transitions, self.counters.updates)
+        if now != self._told:
+            self._told = now
+            self._publisher.progress(*now)
 
     def _publish(self) -> None:
         self._pushed_at = self.counters.updates
         self.counters.version += 1
         self._publisher.publish(Weights(self.counters.version, self._agent.weights()))
-        self._publisher.progress(self.counters.transitions, self.counters.updates)
+        self._tell()
 
     def _log(self) -> None:
         counters = self.counters
         self._logged_at = counters.updates
-        minutes = (time.monotonic() - self._start_s) / 60
-        done = counters.transitions - self._start[0]
+        counters.minutes = self._minutes_before + (time.monotonic() - self._start_s) / 60
         values = dict(self._agent.metrics())
         values |= {
-            "time/minutes": minutes,
+            "time/minutes": counters.minutes,
             "time/transitions": counters.transitions,
             "time/updates": counters.updates,
             "rollout/episodes": counters.episodes,
             "train/policy_version": counters.version,
-            "train/updates_per_transition": (counters.updates - self._start[1]) / max(1, done),
+            "train/updates_per_transition": counters.updates / max(1, counters.transitions),
         }
         if self._recent:
             unaided, helped = np.mean(self._recent, axis=0)

@@ -45,6 +45,8 @@ class PretrainConfig:
     batch_size: int = 64
     lr: float = 1e-3
     seed: int = 0
+    held_out: int = 500
+    """Pictures the errors are measured on."""
 
 
 class RenderStudio:
@@ -62,7 +64,7 @@ class RenderStudio:
         rng, task, world = self._rng, self._task, self._world
         arrange_lift(world, self._scene, int(rng.integers(2**31)))
         near = np.array(world.cube_xyz_m()[:2])
-        hand = np.array([*(near + rng.normal(0, 0.05, 2)), rng.uniform(0.0, 0.15) ** 1.0])
+        hand = np.array([*(near + rng.normal(0, 0.05, 2)), rng.uniform(0.0, 0.15)])
         grasp = rng.random() < GRASPED_SHARE
         if grasp:
             hand = np.array([*(near + rng.normal(0, 0.012, 2) + (0, -0.024)), rng.uniform(0.0, 0.05)])
@@ -120,7 +122,7 @@ def pretrain(
     """Train a trunk for config.minutes and save it to `folder`; returns held-out mean absolute errors."""
     torch.manual_seed(config.seed)
     studio = RenderStudio(task, config.seed + 1)
-    held_out = [studio.draw() for _ in range(500)]
+    held_out = [studio.draw() for _ in range(config.held_out)]
     trunk = random_trunk(config.width, config.seed)
     network = Regressor(trunk, policy, (*task.resize_size, 3))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
@@ -153,14 +155,14 @@ def _train(network: nn.Module, optimiser: torch.optim.Optimizer, images: U8, tar
     weight[:, :CUBE_TARGETS] = goal[:, -1:]
     loss = (weight * miss).mean()
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     optimiser.step()
 
 
 @torch.no_grad()
 def _errors(network: nn.Module, held_out: list[tuple[U8, F32]]) -> dict[str, float]:
     images = torch.from_numpy(np.stack([image for image, _ in held_out]))
-    found = torch.cat([network(part) for part in images.split(100)]).numpy()
+    found = torch.cat([network(part) for part in torch.split(images, 100)]).numpy()
     targets = np.stack([target for _, target in held_out])
     miss = np.abs(found - targets) * TARGET_SCALE
     seen = targets[:, -1] > 0

@@ -58,6 +58,7 @@ class Connection:
         self._calls: dict[str, Any] = {}
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._say_next_s = 0.0
 
     def join(self, spec: Spec, task_hash: str, task_json: str, timeout_s: float | None) -> None:
         """Join, waiting for the learner. Raises JoinRefused or, after `timeout_s`, LearnerUnreachable."""
@@ -70,20 +71,21 @@ class Connection:
             task_json=task_json,
         )
         started = time.monotonic()
-        delay, say_next = _BACKOFF_FIRST_S, 0.0
+        delay = _BACKOFF_FIRST_S
         while True:
             try:
                 self._join()
                 return
             except grpc.RpcError as error:
-                waited = time.monotonic() - started
+                now = time.monotonic()
+                waited = now - started
                 reason = (
                     f"no learner at {self.where} (service.learner_host, .learner_port): {error.details()}"
                 )
                 if timeout_s is not None and waited >= timeout_s:
                     raise LearnerUnreachable(reason) from error
-                if waited >= say_next:
-                    say_next = waited + _SAY_AGAIN_S
+                if now >= self._say_next_s:
+                    self._say_next_s = now + _SAY_AGAIN_S
                     self._say(f"waiting: {reason}")
             time.sleep(delay if timeout_s is None else min(delay, max(0.0, timeout_s - waited)))
             delay = min(2 * delay, _BACKOFF_MAX_S)

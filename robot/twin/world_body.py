@@ -90,7 +90,7 @@ def sweep() -> list[F32]:
     low, high = model_limits().lower_rad, model_limits().upper_rad
     middle = np.zeros(NUM_JOINTS, np.float32)
     middle[GRIPPER] = (low[GRIPPER] + high[GRIPPER]) / 2
-    poses = [middle]
+    poses: list[F32] = [middle]
     for lift, others in ((high, low), (low, high)):
         pose = others.copy()
         pose[SHOULDER_LIFT], pose[WRIST_FLEX] = lift[SHOULDER_LIFT], 0.0
