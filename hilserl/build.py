@@ -22,7 +22,14 @@ from hilserl.config_loading import to_json
 from hilserl.contract import ContractMismatch, build_contract, check_encoder
 from hilserl.display import EpisodeDisplay, LearnerDisplay
 from hilserl.env import task_spec
-from hilserl.episode import EpisodeInfo, durable_numbers, load_episode, save_episode, scan_episodes
+from hilserl.episode import (
+    TASK_FILE,
+    EpisodeInfo,
+    durable_numbers,
+    load_episode,
+    save_episode,
+    scan_episodes,
+)
 from hilserl.learner import Budget, Counters, Learner
 from hilserl.metrics import MetricLog, WandbRun, start_wandb, train_names
 from hilserl.replay import Batch, Replay
@@ -36,8 +43,6 @@ from hilserl.wire import ActorLink, Command, LearnerService, LearnerUnreachable
 from robot.types import F32
 
 INBOX_EPISODES = 64
-TASK_FILE = "task.json"
-"""Beside recorded episodes: the task record they were played under."""
 ENCODER_KEY = "encoder_sha256"
 """Name under which published weights carry the hash of the image encoder they were trained on."""
 

@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+TASK_FILE = "task.json"
+"""Beside the episodes of a folder: the task record they were played under."""
 _NAME = re.compile(
     r"(?P<actor>[A-Za-z0-9][A-Za-z0-9._-]{0,63})_(?P<number>\d{8})_(?P<length>\d{5})_(?P<end>[a-z]+)\.npz"
 )
@@ -117,6 +119,8 @@ def scan_episodes(folder: Path) -> list[EpisodeInfo]:
     """
     found: dict[tuple[str, int], EpisodeInfo] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name == TASK_FILE:
+            continue
         info = _parse(path)
         if info is None:
             what = "leftover of an interrupted save" if path.suffix == _TEMPORARY else "not an episode file"

@@ -1,0 +1,218 @@
+"""The learner's loop: a budget that holds, evaluation kept apart, versions that only grow."""
+
+import queue
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hilserl.learner import ROLLING, Budget, Counters, Learner
+from hilserl.metrics import check_metrics
+from hilserl.types import End, Episode, Role
+from tests.fakes.episodes import short_episode
+
+BUDGET = Budget(
+    updates_per_transition=2,
+    updates_per_call=2,
+    push_every=10,
+    log_every=8,
+    checkpoint_every=20,
+    max_transitions=10_000,
+)
+
+
+class Bench:
+    """A Learner among fakes that remember; `script` says what arrives at each look at should_stop."""
+
+    def __init__(self, budget: Budget = BUDGET, counters: Counters | None = None, eval_group: int = 3) -> None:
+        self.inbox: queue.Queue[Episode] = queue.Queue()
+        self.calls: list[tuple] = []
+        self.counters = counters or Counters()
+        self.budget = budget
+        self.learner = Learner(
+            agent=self,
+            store=self,
+            inbox=self.inbox,
+            publisher=self,
+            counters=self.counters,
+            budget=budget,
+            on_log=lambda values: self.calls.append(("log", dict(values))),
+            on_episode=lambda episode: self.calls.append(("episode", episode.number)),
+            save=lambda best: self.calls.append(("save", best, self.counters.transitions)),
+            eval_group=eval_group,
+        )
+
+    def update(self, critic_updates: int) -> None:
+        self.calls.append(("update", critic_updates))
+        done = sum(call[1] for call in self.of("update"))
+        assert done <= self.budget.updates_per_transition * self.counters.transitions, "over budget"
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {"w": np.zeros(1, np.float32)}
+
+    def metrics(self) -> dict[str, float]:
+        return {"train/critic_loss": 1.0}
+
+    def add(self, episode: Episode) -> int:
+        self.calls.append(("add", episode.role, episode.number))
+        return len(episode)
+
+    def publish(self, weights) -> None:
+        self.calls.append(("publish", weights.version))
+
+    def progress(self, transitions: int, updates: int) -> None:
+        self.calls.append(("progress", transitions, updates))
+
+    def of(self, kind: str) -> list[tuple]:
+        return [call for call in self.calls if call[0] == kind]
+
+    def run(self, *arrivals: list[Episode], idle_looks: int = 1) -> "Bench":
+        """Each element arrives at one look; it ends when all came and nothing is left to do."""
+        waiting = list(arrivals)
+        quiet = [0, -1]
+
+        def should_stop() -> bool:
+            if waiting:
+                for episode in waiting.pop(0):
+                    self.inbox.put(episode)
+                return False
+            quiet[0] = quiet[0] + 1 if len(self.calls) == quiet[1] else 0
+            quiet[1] = len(self.calls)
+            return quiet[0] > idle_looks
+
+        self.learner.run(should_stop)
+        return self
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("hilserl.learner.WAIT_S", 0.001)
+
+
+arrivals = st.lists(
+    st.lists(st.tuples(st.integers(1, 15), st.sampled_from(Role)), max_size=4), max_size=8
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrivals=arrivals, utd=st.integers(1, 5), per_call=st.integers(1, 5))
+def test_the_update_budget_is_used_up_and_never_exceeded(arrivals, utd, per_call):
+    bench = Bench(replace(BUDGET, updates_per_transition=utd, updates_per_call=per_call))
+    numbered = iter(range(1, 100))
+    episodes = [[short_episode(n, role, next(numbered)) for n, role in batch] for batch in arrivals]
+    bench.run(*episodes)
+    flat = [episode for batch in episodes for episode in batch]
+    online = [episode for episode in flat if episode.role is Role.TRAIN]
+    assert bench.counters.transitions == sum(map(len, online))
+    assert bench.counters.episodes == len(online)
+    assert 0 <= utd * bench.counters.transitions - bench.counters.updates < per_call
+    stored = [(role, number) for _, role, number in bench.of("add")]
+    assert stored == [(e.role, e.number) for e in flat if e.role is not Role.EVAL]
+    assert len(bench.of("episode")) == len(flat)
+    versions = [version for _, version in bench.of("publish")]
+    assert versions == list(range(1, len(versions) + 1))
+    assert bench.calls[-1][:2] == ("save", False), "a checkpoint at the end"
+    if flat:
+        # Actors that keep pace wait for the last update: they must hear of it.
+        assert bench.of("progress")[-1][1:] == (bench.counters.transitions, bench.counters.updates)
+    for _, values in bench.of("log"):
+        check_metrics(values)
+        assert values.get("train/updates_per_transition", 0) <= utd
+
+
+def test_it_blocks_when_there_is_nothing_to_do(monkeypatch):
+    bench = Bench()
+    waits = []
+    get = bench.inbox.get
+
+    def counted(block=True, timeout=None):
+        waits.append((block, timeout))
+        return get(block, timeout)
+
+    monkeypatch.setattr(bench.inbox, "get", counted)
+    looks = iter(range(5))
+    bench.learner.run(lambda: next(looks, None) is None)
+    assert [wait for wait in waits if wait[0]] == [(True, 0.001)] * 5
+    assert not bench.of("update")
+
+
+def test_a_resumed_budget_continues_from_its_counters():
+    bench = Bench(counters=Counters(transitions=50, updates=90, version=7))
+    bench.update = lambda n: bench.calls.append(("update", n))  # type: ignore[method-assign]
+    bench.run()
+    assert bench.counters.updates == 100
+    assert bench.of("publish")[0] == ("publish", 8)
+
+
+def test_it_ends_by_itself_at_max_transitions():
+    bench = Bench(replace(BUDGET, max_transitions=12))
+    bench.inbox.put(short_episode(12))
+    bench.learner.run(lambda: False)
+    assert bench.counters.transitions == 12 and bench.calls[-1] == ("save", False, 12)
+
+
+def test_pushes_logs_and_saves_at_their_intervals():
+    bench = Bench().run([short_episode(10, number=n) for n in range(1, 7)])
+    assert bench.counters.updates == 120
+    assert len(bench.of("publish")) == 1 + 120 // 10
+    assert len(bench.of("log")) == 120 // 8
+    trickle = Bench().run(*[[short_episode(10, number=n)] for n in range(1, 7)])
+    saved = [transitions for _, _, transitions in trickle.of("save")[:-1]]
+    assert saved and all(b - a >= 20 for a, b in zip(saved, saved[1:], strict=False))
+
+
+def evaluation(good: bool, version: int) -> Episode:
+    return short_episode(2, Role.EVAL, end=End.SUCCESS if good else End.TIMEOUT, version=version)
+
+
+def bests(bench: Bench) -> int:
+    return sum(best for _, best, _ in bench.of("save"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(groups=st.lists(st.tuples(st.lists(st.booleans(), min_size=1, max_size=3)), max_size=6))
+def test_best_only_after_a_full_group_and_only_if_as_good(groups):
+    bench = Bench()
+    best, expected, rates = -1.0, 0, []
+    for version, (results,) in enumerate(groups, 1):
+        bench.run([evaluation(good, version) for good in results])
+        if len(results) == 3:
+            rates.append(sum(results) / 3)
+            expected += rates[-1] >= best
+            best = max(best, rates[-1])
+    assert bests(bench) == expected
+    assert bench.counters.best_success == best
+    assert [v["eval/success_rate"] for _, v in bench.of("log")] == rates
+    assert not bench.of("add") and bench.counters.transitions == 0
+
+
+def test_a_group_is_of_one_version():
+    bench = Bench().run([evaluation(True, 1), evaluation(True, 1), evaluation(False, 2), evaluation(True, 2)])
+    assert bests(bench) == 0
+    bench.run([evaluation(True, 2)])
+    assert bests(bench) == 1 and bench.counters.best_success == pytest.approx(2 / 3)
+
+
+def test_best_so_far_survives_a_restart():
+    bench = Bench(counters=Counters(best_success=0.5)).run([evaluation(g, 1) for g in (True, False, False)])
+    assert bests(bench) == 0
+
+
+def test_rolling_success_counts_only_what_nobody_helped():
+    helped = short_episode(8, intervention=np.arange(8) < 2)
+    alone, failed = short_episode(8), short_episode(8, end=End.TIMEOUT)
+    bench = Bench().run([helped, alone, failed, failed])
+    values = bench.of("log")[-1][1]
+    assert values["rollout/unaided_success"] == 0.25
+    assert values["rollout/intervention_share"] == pytest.approx(0.25 / 4)
+    assert values["rollout/episodes"] == 4
+    bench.run([alone] * ROLLING)
+    assert bench.of("log")[-1][1]["rollout/unaided_success"] == 1.0
+
+
+def test_minutes_go_on_over_a_resume():
+    bench = Bench(counters=Counters(minutes=30.0)).run([short_episode(10)])
+    assert bench.of("log")[-1][1]["time/minutes"] >= 30.0
+    assert bench.counters.minutes >= 30.0
