@@ -75,7 +75,7 @@ def test_odd_sizes_are_refused(tmp_path):
         video.add(np.zeros((15, 16, 3), np.uint8))
 
 
-@pytest.mark.parametrize("shape", [(480, 640, 3), (1080, 1920, 3), (481, 639, 3), (128, 128, 3)])
+@pytest.mark.parametrize("shape", [(480, 640, 3), (1080, 1920, 3), (301, 640, 3), (128, 128, 3)])
 def test_any_view_becomes_an_even_frame_and_stays_as_it_was(shape):
     view = RNG.integers(0, 256, shape).astype(np.uint8)
     before = view.copy()
