@@ -132,6 +132,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
     message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
     servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
     stack.callback(servos.close)
+    servos.connect()
     arm = Guard(servos, clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s)
     stack.callback(arm.close)
     stack.callback(arm.park)

@@ -170,6 +170,10 @@ class EnsembleNorm(nn.Module):
         return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
 
 
+FIRST_VALUES = 0.1
+"""Scale of the critics' last layer at the start."""
+
+
 class Critic(nn.Module):
     """E value estimates of an action: embedding (B, D), states (B, n, S), action (B, A) -> (E, B)."""
 
@@ -182,7 +186,11 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [EnsembleLinear(members, inputs, outputs), EnsembleNorm(members, outputs), nn.Tanh()]
-        layers.append(EnsembleLinear(members, sizes[-1], 1))
+        last = EnsembleLinear(members, sizes[-1], 1)
+        with torch.no_grad():  # first values near nothing: large random ones would pull at a cloned actor
+            last.weight.mul_(FIRST_VALUES)
+            last.bias.zero_()
+        layers.append(last)
         self.body = nn.Sequential(*layers)
 
     def forward(self, image: Tensor, state: Tensor, action: Tensor) -> Tensor:
