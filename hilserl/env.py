@@ -97,7 +97,9 @@ class Env:
         self._substeps = max(1, round(task.command_hz / task.fps))
         self._box = (np.array(task.workspace_min), np.array(task.workspace_max))
         self._gripper_range = (max(arm.limits.lower_rad[GRIPPER], -0.17), task.reset_gripper + 0.1)
-        self._reference_xyz = np.zeros(3)
+        self._reference_xyz: F64 = np.zeros(3)
+        self._behind = False
+        """The joints are still on their way to the reference."""
         self._reference_q = arm.read().q_rad.copy()
         self._tick_s = clock.now_s()
         self.spec = task_spec(task)
@@ -116,7 +118,7 @@ class Env:
         target = self._reset_target(seed)
         self._travel(target)
         facts: dict[str, float | str] = dict(self._scene.arrange(seed))
-        self._reference_xyz = target
+        self._reference_xyz, self._behind = target, False
         self._tick_s = self._clock.now_s()
         self.timing = Timing()
         self.clipped_steps = 0
@@ -151,25 +153,29 @@ class Env:
         goal_gripper = float(np.clip(reference + task.gripper_scale * action[3], low_gripper, high_gripper))
 
         goal_q = self._reference_q.copy()
-        if np.abs(action[:3]).max() > 0:
+        if self._behind or np.abs(action[:3]).max() > 0:
             goal_q, self._reference_xyz = self._towards(goal_xyz)
         self.clipped_steps += bool(np.abs(self._reference_xyz - asked).max() > CLIPPED_M)
         goal_q[GRIPPER] = goal_gripper
         return goal_q
 
     def _towards(self, goal_xyz: F64) -> tuple[F32, F64]:
-        """Joint angles for goal_xyz, and the position they give: part of the way if the joints are too slow.
+        """Joint angles for the next period, and the position they lead to.
 
-        Near a singularity a short way of the hand is a long way of the joints. Where the arm cannot reach,
-        the reference stays with the joints, so that it does not run away and the way back begins at once.
+        Near a singularity a short way of the hand is a long way of the joints: then the joints go part of the
+        way now and the rest in the next steps, so that an action still means its distance. Where the arm
+        cannot reach, the reference stays with the joints: it does not run away and the way back begins at once.
         """
         goal_q = self._kinematics.ik(goal_xyz, self._reference_q)
+        reached = self._kinematics.fk(goal_q).xyz_m
+        if np.abs(reached - goal_xyz).max() > CLIPPED_M:
+            goal_xyz = np.clip(reached, *self._box)
         step = goal_q - self._reference_q
         longest = float(np.abs(step).max())
-        if longest > self._max_step_rad:
+        self._behind = longest > self._max_step_rad
+        if self._behind:
             goal_q = self._reference_q + step * np.float32(self._max_step_rad / longest)
-        reached = self._kinematics.fk(goal_q).xyz_m
-        return goal_q, goal_xyz if np.abs(reached - goal_xyz).max() < CLIPPED_M else reached
+        return goal_q, goal_xyz
 
     def _move(self, goal_q: F32) -> None:
         """Command the way to goal_q in substeps of one control period, on an absolute schedule."""
@@ -205,14 +211,14 @@ class Env:
             images[name] = policy_image(frame.rgb, self._task.crop_params_dict[name], self._task.resize_size)
         return Obs(images, state_vector(self.state, self._kinematics, self._task.wrist_roll))
 
-    def _reset_target(self, seed: int) -> np.ndarray:
+    def _reset_target(self, seed: int) -> F64:
         task, target = self._task, np.array(self._task.reset_xyz)
         if task.random_ee_reset:
             reach = np.array([task.random_ee_range_xy, task.random_ee_range_xy, task.random_ee_range_z])
             target = target + np.random.default_rng((seed, 0x5EED)).uniform(-reach, reach)
         return target
 
-    def _travel(self, target_xyz: np.ndarray) -> None:
+    def _travel(self, target_xyz: F64) -> None:
         """Open the gripper, lift, travel, descend: in joint space, so that no start pose can trap it."""
         self.state = self._arm.read()
         # A joint pressed against its stop is measured a little beyond the limit, where no command may go.
@@ -220,7 +226,7 @@ class Env:
         self._last_command = np.clip(self.state.q_rad, limits.lower_rad, limits.upper_rad)
         hand = self._kinematics.fk(self.state.q_rad).xyz_m
         if hand[2] < RESET_CLEARANCE_M:
-            lifted = self._kinematics.ik((hand[0], hand[1], RESET_CLEARANCE_M), self.state.q_rad)
+            lifted = self._kinematics.ik(np.array([hand[0], hand[1], RESET_CLEARANCE_M]), self.state.q_rad)
             self._sweep(self._posture(lifted))
         neutral = np.zeros_like(self.state.q_rad)
         neutral[WRIST_ROLL] = self._task.wrist_roll

@@ -1,4 +1,4 @@
-"""The lock-step twin: the same interfaces as a real body, with a simulated clock, as fast as the machine allows."""
+"""The lock-step twin: the interfaces of a real body, a simulated clock, as fast as the machine allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from robot.errors import CommandRefused
 from robot.timing import SimClock
 from robot.twin.lift import LiftConfig
 from robot.twin.world import World, arrange_lift
-from robot.types import F32, NUM_JOINTS, ArmState, Frame, Limits
+from robot.types import F32, JOINT_NAMES, NUM_JOINTS, ArmState, Frame, Limits
+
+ROUNDING_RAD = 1e-3
+"""How far beyond a limit a target counts as rounding: less than one servo count."""
 
 
 class LockstepArm:
@@ -31,9 +34,17 @@ class LockstepArm:
         return ArmState(self._world.q_rad(), self._world.qd_rad_s(), self._world.time_s)
 
     def command(self, q_rad: F32) -> None:
-        """Set the joint target (6,) [rad], in force `latency_s` from now."""
+        """Set the joint target (6,) [rad], in force `latency_s` from now. Raises CommandRefused."""
         if q_rad.shape != (NUM_JOINTS,) or not np.isfinite(q_rad).all():
             raise CommandRefused(f"a joint target must be {NUM_JOINTS} finite numbers [rad], got {q_rad}")
+        low, high = self.limits.lower_rad, self.limits.upper_rad
+        beyond = np.maximum(low - q_rad, q_rad - high)
+        worst = int(np.argmax(beyond))
+        if beyond[worst] > ROUNDING_RAD:
+            raise CommandRefused(
+                f"{JOINT_NAMES[worst]} = {q_rad[worst]:.4f} rad is outside "
+                f"{low[worst]:.4f} .. {high[worst]:.4f} rad"
+            )
         self._pending.append((self._world.time_s + self._latency_s, np.array(q_rad, np.float32)))
 
     def advance(self, seconds: float) -> None:

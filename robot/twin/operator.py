@@ -135,7 +135,8 @@ class Demonstrator:
         """A new episode begins."""
         self._script.reset()
         self._rng = np.random.default_rng((seed, 0x0DE))
-        self._tremor, self._last = np.zeros(3), np.zeros(3)
+        self._tremor: F64 = np.zeros(3)
+        self._last: F64 = np.zeros(3)
         self._paused = 0
         self._seen: list[F64] = []
 

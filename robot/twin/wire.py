@@ -29,7 +29,7 @@ from robot.twin.world import World, arrange_lift
 from robot.twin.world_body import WorldBody, hand_at, store_calibration, twin_calibration
 from robot.types import JOINT_NAMES
 
-PHYSICS_S: Final = 2 * TIMESTEP_S
+PHYSICS_S: Final = 8 * TIMESTEP_S
 MAX_LAG_S: Final = 0.1
 CAMERA_HZ: Final = 30.0
 IDLE_S: Final = 0.2

@@ -57,15 +57,15 @@ class World:
 
     def q_rad(self) -> F32:
         """(6,) joint angles [rad]."""
-        return self._data.qpos[:NUM_JOINTS].astype(np.float32)
+        return np.array(self._data.qpos[:NUM_JOINTS], np.float32)
 
     def qd_rad_s(self) -> F32:
         """(6,) joint velocities [rad/s]."""
-        return self._data.qvel[:NUM_JOINTS].astype(np.float32)
+        return np.array(self._data.qvel[:NUM_JOINTS], np.float32)
 
     def torque_nm(self) -> F32:
         """(6,) torque of each servo [Nm]."""
-        return self._data.actuator_force[:NUM_JOINTS].astype(np.float32)
+        return np.array(self._data.actuator_force[:NUM_JOINTS], np.float32)
 
     def set_goal(self, q_rad: F32) -> None:
         """Set the goal of the six position servos (6,) [rad]."""
@@ -124,7 +124,7 @@ class World:
 
     def cube_xyz_m(self) -> F64:
         """(3,) centre of the cube in the base frame [m]."""
-        return self._data.qpos[self._cube_qpos : self._cube_qpos + 3].copy()
+        return np.array(self._data.qpos[self._cube_qpos : self._cube_qpos + 3])
 
     def cube_size_m(self) -> float:
         """Edge of the cube [m]."""
@@ -137,11 +137,11 @@ class World:
 
     def hand_xyz_m(self) -> F64:
         """(3,) the hand (gripperframe) in the base frame [m]."""
-        return self._data.site_xpos[self._site].copy()
+        return np.array(self._data.site_xpos[self._site])
 
     def hand_rotmat(self) -> F64:
         """(3, 3) orientation of the hand in the base frame."""
-        return self._data.site_xmat[self._site].reshape(3, 3).copy()
+        return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
 
     def cube_contacts(self) -> list[Contact]:
         """Everything that touches the cube now."""
