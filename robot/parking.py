@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from robot.types import F32, GRIPPER, JOINT_NAMES, NUM_JOINTS, Limits
+from robot.types import F32, GRIPPER, JOINT_NAMES, Limits
 
 SHOULDER_LIFT: Final = JOINT_NAMES.index("shoulder_lift")
 REST_RAD: Final = (0.0, -1.7, 1.65, 0.8, 0.0)
@@ -15,25 +16,32 @@ REST_RAD: Final = (0.0, -1.7, 1.65, 0.8, 0.0)
 PARK_STEP_S: Final = 0.02
 PARK_SPEED_RAD_S: Final = 1.2
 PARK_MIN_S: Final = 2.0
-LIFT_S, LIFT_RAD, LOW_M = 0.5, 0.35, 0.08
-"""A hand below LOW_M is first raised by turning the shoulder."""
+LIFT_S, LIFT_RAD = 0.5, 0.35
+"""A hand that would drag over the table is first raised by turning the shoulder back."""
+CLEARANCE_SAMPLES: Final = 12
 
 
 def park_path(q_rad: F32, limits: Limits, height_m: Callable[[F32], float]) -> Iterator[F32]:
-    """Targets (6,) [rad], PARK_STEP_S apart, from q_rad to rest: first up if low, then folding."""
-    if height_m(q_rad) < LOW_M:
-        raised = [
-            q_rad + np.eye(NUM_JOINTS, dtype=np.float32)[SHOULDER_LIFT] * turn
-            for turn in (LIFT_RAD, -LIFT_RAD)
-        ]
-        inside = [np.clip(q, limits.lower_rad, limits.upper_rad) for q in raised]
-        lifted = max(inside, key=height_m)
-        yield from _ease(q_rad, lifted, LIFT_S)
-        q_rad = lifted
-    rest = np.array([*REST_RAD, q_rad[GRIPPER]], np.float32)
-    rest = np.clip(rest, limits.lower_rad, limits.upper_rad)
-    farthest = float(np.abs(rest - q_rad).max())
-    yield from _ease(q_rad, rest, max(PARK_MIN_S, farthest / PARK_SPEED_RAD_S))
+    """Targets (6,) [rad], PARK_STEP_S apart, from q_rad to rest.
+
+    Of three ways (straight, lifted a little first, shoulder all the way back first) the one whose lowest
+    point, by height_m [m] at joint angles (6,), is highest.
+    """
+    rest = np.clip(np.array([*REST_RAD, q_rad[GRIPPER]], np.float32), limits.lower_rad, limits.upper_rad)
+    lifted, back = q_rad.copy(), q_rad.copy()
+    lifted[SHOULDER_LIFT] = max(q_rad[SHOULDER_LIFT] - LIFT_RAD, limits.lower_rad[SHOULDER_LIFT])
+    back[SHOULDER_LIFT] = rest[SHOULDER_LIFT]
+    routes = ([q_rad, rest], [q_rad, lifted, rest], [q_rad, back, rest])
+    way = max(routes, key=lambda route: lowest_m(route, height_m))
+    for start, end in pairwise(way):
+        fastest_s = float(np.abs(end - start).max()) / PARK_SPEED_RAD_S
+        yield from _ease(start, end, max(fastest_s, PARK_MIN_S if end is rest else LIFT_S))
+
+
+def lowest_m(route: list[F32], height_m: Callable[[F32], float]) -> float:
+    """Height of the lowest point [m] on the way through `route`, its first pose left out."""
+    shares = np.linspace(0, 1, CLEARANCE_SAMPLES)[1:]
+    return min(height_m(start + (end - start) * share) for start, end in pairwise(route) for share in shares)
 
 
 def _ease(start: F32, end: F32, seconds: float) -> Iterator[F32]:
