@@ -237,7 +237,7 @@ def test_connecting_sets_the_servos_up_and_moves_nothing(rig):
         assert rig.register(joint, "Lock") == 1
 
 
-def test_connecting_again_writes_no_eeprom(rig):
+def test_connecting_again_writes_no_eeprom_and_lets_nothing_go(rig):
     rig.connected().close()
     writes = []
     for servo in rig.bus.servos:
@@ -248,7 +248,9 @@ def test_connecting_again_writes_no_eeprom(rig):
             original(address, data)
 
         servo.write = spy
+    seen = watch_goals(rig)
     rig.connected()
+    assert not seen.released, "an arm that holds was let go"
     assert writes
     assert all(40 <= address < 80 for address in writes), sorted(set(writes))
 
@@ -557,7 +559,9 @@ def test_parking_from_the_workspace_stays_clear_of_the_table():
 
     limits = twin_calibration().limits
     top_down = np.array([0, -0.5, 0.5, 0.8, 1.57, 0.3], np.float32)
-    for x, y, z in ((0.15, 0.1, 0.02), (0.25, 0.0, 0.02), (0.32, -0.1, 0.02), (0.25, 0.0, 0.12)):
-        q_start = kinematics.ik(np.array([x, y, z]), top_down)
+    points = ((0.1, 0.05, 0.02), (0.15, 0.1, 0.02), (0.25, 0.0, 0.02), (0.32, -0.1, 0.02), (0.25, 0.0, 0.12))
+    starts = [kinematics.ik(np.array(point), top_down) for point in points]
+    starts.append(np.array([0.46, -0.71, 1.16, 1.48, 0.31, 0.7], np.float32))  # straight, it would dip 16 mm
+    for q_start in starts:
         heights = [height(q) for q in park_path(q_start, limits, height)]
-        assert min(heights) > min(height(q_start), heights[-1]) - 0.003, (x, y, z)
+        assert min(heights) > min(height(q_start), heights[-1]) - 0.003, q_start
