@@ -26,7 +26,7 @@ class OracleReward:
         self._held = self._held + 1 if self._achieved() else 0
         if self._held >= self._needed:
             return self._config.reward - self._config.step_cost, End.SUCCESS
-        return -self._config.step_cost, None
+        return 0.0 - self._config.step_cost, None
 
 
 class ButtonReward:
@@ -40,4 +40,4 @@ class ButtonReward:
 
     def score(self, obs: Obs) -> tuple[float, End | None]:
         """The step's cost; the episode goes on until a button or the time ends it."""
-        return -self._config.step_cost, None
+        return 0.0 - self._config.step_cost, None
