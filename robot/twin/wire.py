@@ -204,7 +204,7 @@ def serve(
     faults: Faults | None = None,
     hand: bool = False,
 ) -> int:
-    """The command `hilserl twin`: run a WireTwin until interrupted, or for `seconds`. Returns its exit status.
+    """The command `hilserl twin`: run a WireTwin until interrupted, or for `seconds`; returns the status.
 
     report: prints one line. hand: a simulated person moves the released arm (see `hand_at`).
     """
