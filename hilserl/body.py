@@ -121,15 +121,15 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
     from robot.timing import RealClock
 
     task, robot, clock = config.task, config.robot, RealClock()
+    calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
+    check_calibration_id(calibration, task.calibration_id)
+    message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
     teleop = _device(config)
     stack.callback(teleop.close)
     cameras = {}
     for name, camera in config.cameras.items():
         cameras[name] = _camera(name, camera, (task.camera_width, task.camera_height))
         stack.callback(cameras[name].close)
-    calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
-    check_calibration_id(calibration, task.calibration_id)
-    message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
     servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
     stack.callback(servos.close)
     servos.connect()

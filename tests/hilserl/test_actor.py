@@ -233,15 +233,19 @@ def test_the_policy_explores_again_when_an_evaluation_ends_in_an_error():
     assert (Role.TRAIN, True) not in bench.policy_acts and (Role.EVAL, False) not in bench.policy_acts
 
 
-@given(seed=st.integers(0, 2**31), actor=st.sampled_from(["actor", "left", "z9"]), first=st.integers(1, 10**6))
+@given(
+    seed=st.integers(0, 2**31), actor=st.sampled_from(["actor", "left", "z9"]), first=st.integers(1, 10**6)
+)
 def test_training_seeds_differ_per_episode_and_never_meet_evaluation(seed, actor, first):
     plan = replace(PLAN, seed=seed, actor=actor)
     seeds = [training_seed(plan, number) for number in range(first, first + 200)]
-    assert len(set(seeds)) == 200 and 0 <= min(seeds) and max(seeds) < EVAL_SEED
+    assert len(set(seeds)) == 200 and min(seeds) >= 0 and max(seeds) < EVAL_SEED
 
 
 def test_two_actors_do_not_play_the_same_episodes():
-    left, right = ({training_seed(replace(PLAN, actor=a), n) for n in range(1, 500)} for a in ("left", "right"))
+    left, right = (
+        {training_seed(replace(PLAN, actor=a), n) for n in range(1, 500)} for a in ("left", "right")
+    )
     assert not left & right
 
 
@@ -268,7 +272,9 @@ def test_the_third_fault_in_a_row_ends_it_and_a_good_episode_forgives():
 
 
 def test_a_refused_command_within_an_episode_ends_it_as_a_fault_that_is_stored():
-    bench = Bench(replace(PLAN, max_episodes=5), faults={n: CommandRefused("no further") for n in (3, 6, 9)}).run()
+    bench = Bench(
+        replace(PLAN, max_episodes=5), faults={n: CommandRefused("no further") for n in (3, 6, 9)}
+    ).run()
     assert [end for _, end, _ in bench.ended][:3] == [End.FAULT] * 3
     assert End.FAULT.stored and "no further" in bench.reports[0].fault
 

@@ -26,7 +26,9 @@ BUDGET = Budget(
 class Bench:
     """A Learner among fakes that remember; `script` says what arrives at each look at should_stop."""
 
-    def __init__(self, budget: Budget = BUDGET, counters: Counters | None = None, eval_group: int = 3) -> None:
+    def __init__(
+        self, budget: Budget = BUDGET, counters: Counters | None = None, eval_group: int = 3
+    ) -> None:
         self.inbox: queue.Queue[Episode] = queue.Queue()
         self.calls: list[tuple] = []
         self.counters = counters or Counters()
@@ -91,9 +93,7 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr("hilserl.learner.WAIT_S", 0.001)
 
 
-arrivals = st.lists(
-    st.lists(st.tuples(st.integers(1, 15), st.sampled_from(Role)), max_size=4), max_size=8
-)
+arrivals = st.lists(st.lists(st.tuples(st.integers(1, 15), st.sampled_from(Role)), max_size=4), max_size=8)
 
 
 @settings(deadline=None, max_examples=60)
