@@ -203,7 +203,7 @@ def _load(args: argparse.Namespace, overrides: list[str]) -> Config:
 
 def _learner(args: argparse.Namespace, overrides: list[str]) -> int:
     config = _load(args, overrides)
-    from hilserl.build import run_learner
+    from hilserl.learner_process import run_learner
 
     run_learner(config)
     return 0
@@ -211,7 +211,7 @@ def _learner(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _actor(args: argparse.Namespace, overrides: list[str]) -> int:
     config = _load(args, overrides)
-    from hilserl.build import run_actor
+    from hilserl.actor_process import run_actor
 
     run_actor(config)
     return 0

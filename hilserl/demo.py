@@ -224,7 +224,8 @@ def run_demo(config: Config, minutes: float, eval_episodes: int) -> dict[str, An
     for name in ("summary.json", "learning_curve.png", "best_policy.mp4", "evaluation.json"):
         console.print(f"{name}: {root / name}")
     console.print(
-        f"HIL-SERL after {summary['train_episodes']} episodes, {summary['minutes']:.1f} min: {final.sentence()}; "
+        f"HIL-SERL after {summary['train_episodes']} episodes, "
+        f"{summary['minutes']:.1f} min: {final.sentence()}; "
         f"{(time.monotonic() - start) / 60:.1f} min in all"
     )
     return summary

@@ -164,7 +164,8 @@ class Env:
 
         Near a singularity a short way of the hand is a long way of the joints: then the joints go part of the
         way now and the rest in the next steps, so that an action still means its distance. Where the arm
-        cannot reach, the reference stays with the joints: it does not run away and the way back begins at once.
+        cannot reach, the reference stays with the joints: it does not run away, and the way back begins
+        at once.
         """
         goal_q = self._kinematics.ik(goal_xyz, self._reference_q)
         reached = self._kinematics.fk(goal_q).xyz_m

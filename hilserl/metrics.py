@@ -64,7 +64,7 @@ METRICS: dict[str, Metric] = {
     "train/policy_version": Metric("versions", "newest policy version published"),
     "train/replay_online_steps": Metric("transitions", "in the ring of the actors' newest episodes"),
     "train/replay_protected_steps": Metric("transitions", "demonstrations and help, never evicted"),
-    "train/replay_protected_refused_steps": Metric("transitions", "help that did not fit the protected store"),
+    "train/replay_protected_refused_steps": Metric("transitions", "help the protected store had no room for"),
     "train/replay_protected_full_share": Metric("1", "how full the protected store is"),
     "train/replay_rewarded_share": Metric("1", "share of the actors' transitions with a reward"),
     "train/critic_loss": Metric("1", "squared error of one critic, mean over critics and batches"),

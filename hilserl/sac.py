@@ -1,8 +1,8 @@
 """Soft actor-critic with demonstrations (RLPD as in HIL-SERL) on cached trunk features.
 
-Actor and critics have image heads of their own: with shared heads, trained by the critic alone as in HIL-SERL,
-the first critic updates destroyed what the actor had cloned (devlog 002). `SAC` is the learner's half;
-`hilserl.acting.ActingPolicy` is the actor's.
+Actor and critics have image heads of their own: with shared heads, trained by the critic alone as in
+HIL-SERL, the first critic updates destroyed what the actor had cloned (devlog 002). `SAC` is the learner's
+half; `hilserl.acting.ActingPolicy` is the actor's.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class SAC:
         """Make the networks, the targets as copies of them, and the lists of what each optimiser moves."""
         config, spec = self.config, self.spec
         self.net = PolicyNet(spec, config, shape, mean, std)
-        self.critic_heads, self.target_heads = (PolicyNet(spec, config, shape, mean, std).heads for _ in range(2))
+        self.critic_heads, self.target_heads = (
+            PolicyNet(spec, config, shape, mean, std).heads for _ in range(2)
+        )
         sizes = (self.net.embedding, config.n_obs_steps * spec.state_size, config.latent_dim)
         self.critic, self.target_critic = (
             Critic(config.num_critics, *sizes, config.hidden_dims, len(spec.action_names)) for _ in range(2)

@@ -3,8 +3,8 @@
 python -m tests.soak_wire --minutes 10 --folder outputs/soak
 
 Real processes for the twin and the learner; the actor runs here, so that an SDL virtual joystick can be its
-gamepad. A thread plays the operator: it takes over for one to three seconds, lets go, and ends episodes with the
-face buttons. The last line is one JSON object.
+gamepad. A thread plays the operator: it takes over for one to three seconds, lets go, and ends episodes with
+the face buttons. The last line is one JSON object.
 """
 
 import argparse
@@ -69,7 +69,9 @@ def main() -> None:
     run = [sys.executable, "-m", "hilserl"]
     logs = {name: (folder / f"{name}.log").open("w") for name in ("twin", "learner")}
     twin = subprocess.Popen([*run, "twin", *overrides], stdout=logs["twin"], stderr=subprocess.STDOUT)
-    learner = subprocess.Popen([*run, "learner", *overrides], stdout=logs["learner"], stderr=subprocess.STDOUT)
+    learner = subprocess.Popen(
+        [*run, "learner", *overrides], stdout=logs["learner"], stderr=subprocess.STDOUT
+    )
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     counts = {"take_overs": 0}
     over = threading.Event()
@@ -80,7 +82,7 @@ def main() -> None:
         hand = threading.Thread(target=operate, args=(pad, over, counts), daemon=True)
         hand.start()
         threading.Timer(60 * args.minutes, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-        from hilserl.build import run_actor
+        from hilserl.actor_process import run_actor
         from hilserl.config_loading import load_config
 
         run_actor(load_config(CONFIG, overrides[2:]))
@@ -109,7 +111,9 @@ def report(folder: Path, counts: dict[str, int]) -> None:
     result = {
         "episodes": len(played),
         "steps": steps,
-        "loop_hz": float(np.average([r["actor/loop_hz"] for r in played], weights=[r["episode/steps"] for r in played])),
+        "loop_hz": float(
+            np.average([r["actor/loop_hz"] for r in played], weights=[r["episode/steps"] for r in played])
+        ),
         "loop_p99_ms_median": float(np.median([row["actor/loop_p99_ms"] for row in played])),
         "loop_p99_ms_worst": float(max(row["actor/loop_p99_ms"] for row in played)),
         "overruns": int(sum(row["actor/overruns"] for row in played)),
@@ -119,7 +123,7 @@ def report(folder: Path, counts: dict[str, int]) -> None:
         "lost_episodes": lost,
         "lost_steps": sum(lost.values()),
     }
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

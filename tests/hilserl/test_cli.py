@@ -25,7 +25,12 @@ def calls(monkeypatch):
     """What the entry functions were called with; they do nothing."""
     monkeypatch.chdir(ROOT)
     seen = []
-    entries = {"build": ("run_learner", "run_actor"), "inference": ("run_inference",), "demo": ("run_demo",)}
+    entries = {
+        "learner_process": ("run_learner",),
+        "actor_process": ("run_actor",),
+        "inference": ("run_inference",),
+        "demo": ("run_demo",),
+    }
     for module_name, names in entries.items():
         module = types.ModuleType(f"hilserl.{module_name}")
         for name in names:
@@ -118,11 +123,11 @@ def test_errors_of_the_body_are_messages_and_bugs_keep_their_traceback(calls, mo
     def fail(error):
         raise error
 
-    build = sys.modules["hilserl.build"]
-    monkeypatch.setattr(build, "run_actor", lambda _: fail(BusError("servo 4 is silent")), raising=False)
+    process = sys.modules["hilserl.actor_process"]
+    monkeypatch.setattr(process, "run_actor", lambda _: fail(BusError("servo 4 is silent")), raising=False)
     assert main(["actor", "--config_path", TWIN]) == 2
     assert "BusError: servo 4 is silent" in capsys.readouterr().err
-    monkeypatch.setattr(build, "run_actor", lambda _: fail(ZeroDivisionError()), raising=False)
+    monkeypatch.setattr(process, "run_actor", lambda _: fail(ZeroDivisionError()), raising=False)
     with pytest.raises(ZeroDivisionError):
         main(["actor", "--config_path", TWIN])
 
@@ -165,7 +170,7 @@ def test_the_doors_work_as_typed(script, words):
 
 STUBBORN = """
     import sys, time, types
-    build = types.ModuleType("hilserl.build")
+    process = types.ModuleType("hilserl.actor_process")
     def run_actor(config):
         try:
             print("running", flush=True)
@@ -174,8 +179,8 @@ STUBBORN = """
             print("parking", flush=True)
             sys.stdin.read(1)
             print("parked", flush=True)
-    build.run_actor = run_actor
-    sys.modules["hilserl.build"] = build
+    process.run_actor = run_actor
+    sys.modules["hilserl.actor_process"] = process
     from hilserl.cli import main
     sys.exit(main(["actor", "--config_path", sys.argv[1]]))
 """

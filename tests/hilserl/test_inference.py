@@ -13,11 +13,9 @@ from hilserl.build import (
     ENCODER_KEY,
     Player,
     SacAgent,
-    _save,
     build_encoder,
     build_replay,
     build_sac,
-    golden_observation,
 )
 from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, InferenceArgs, PolicyConfig
@@ -26,6 +24,7 @@ from hilserl.contract import CheckpointError, ContractMismatch
 from hilserl.env import task_spec
 from hilserl.inference import load_player, run_inference
 from hilserl.learner import Counters
+from hilserl.learner_process import _save, golden_observation
 from hilserl.rundir import RunDir
 from hilserl.types import End, Episode, Role
 
