@@ -21,7 +21,7 @@ from hilserl.checkpoint import Pretrained, load_pretrained, verify_golden
 from hilserl.config import Config, InferenceArgs
 from hilserl.contract import check_contract, check_encoder, policy_of
 from hilserl.env import Env, task_spec
-from hilserl.evaluate import Summary, TrialResult, evaluate, success_map, trial_table
+from hilserl.evaluate import Summary, TrialResult, evaluate, report
 from hilserl.rollout import Policy, rollout
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash
@@ -207,11 +207,8 @@ def run_inference(config: Config, args: InferenceArgs) -> Summary:
 
 
 def show(console: Console, summary: Summary) -> None:
-    """The table of trials, and the map of successes where the scene says where the object lay."""
-    console.print(trial_table(summary))
-    grid = success_map(summary.trials)
-    if grid is not None:
-        console.print(grid)
+    """The table of trials, the map of successes where it is known, and the rate with its interval."""
+    console.print(report(summary))
 
 
 def _line(trial: TrialResult, first: int) -> str:

@@ -185,6 +185,6 @@ def test_two_episodes_are_played_counted_and_filmed(saved, tmp_path, capsys):
     seeds = [trial.seed for trial in summary.trials]
     assert len(set(seeds)) == 2
     out = capsys.readouterr().out
-    assert "episode 1:" in out and str(tmp_path) in out.replace("\n", "")
+    assert "95 % interval" in out and "episode 1:" in out and str(tmp_path) in out.replace("\n", "")
     again = run_inference(config, replace(args, record_video=False, num_episodes=1))
     assert again.trials[0].reward == summary.trials[0].reward and again.trials[0].seed == seeds[0]
