@@ -55,8 +55,8 @@ def run_actor(config: Config) -> None:
             if episode.fault:
                 what = "discarded" if episode.played.end is End.DISCARDED else "cut short"
                 display.message(f"episode {episode.number} {what}: {episode.fault}", warning=True)
-            if not episode.played.steps:
-                return
+            if episode.played.end is End.DISCARDED:
+                return  # it leaves no trace, in the logs no more than in the replay
             transitions += episode.played.steps
             row = episode_row(episode) | {"actor/spooled": link.backlog}
             if episode.role is Role.TRAIN:
