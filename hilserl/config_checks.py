@@ -23,7 +23,7 @@ TRUNK_STRIDE = 32
 _CAMERA_TYPES = ("twin", "opencv", "zmq")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
-_PERSONAL = re.compile(r"(/home/|/Users/|/root/|~|[A-Za-z]:\\Users\\)")
+_PERSONAL = re.compile(r"(/(?:home|Users|root)/|~|[A-Za-z]:\\Users\\)")
 
 
 def find_problems(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Time and hand-over between threads: the newest value, real and simulated clocks, a fixed control rate."""
+"""Time and hand-over between threads: the newest value, and real and simulated clocks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-
-from robot.types import Clock
 
 
 class Latest[T]:
@@ -75,50 +73,3 @@ class SimClock:
         if dt_s > 0.0:
             self._advance(dt_s)
             self._now_s = t_s
-
-
-class Ticker:
-    """Ticks at a fixed rate on an absolute schedule, so that small delays never add up to drift.
-
-    A tick that is asked for too late (an overrun) comes at once and the schedule starts anew from it:
-    periods that were missed are skipped, never made up for by a burst, and no period is cut short.
-
-    ticks, overruns: counts since construction. late_s: how late the last tick was asked for [s], 0 when
-    in time. worst_late_s: the largest of these.
-    """
-
-    def __init__(self, clock: Clock, rate_hz: float) -> None:
-        if not (math.isfinite(rate_hz) and rate_hz > 0.0):
-            raise ValueError(f"a control rate must be positive, got {rate_hz} Hz")
-        self._clock = clock
-        self.period_s = 1.0 / rate_hz
-        self.ticks = 0
-        self.overruns = 0
-        self.late_s = 0.0
-        self.worst_late_s = 0.0
-        self.restart()
-
-    @property
-    def next_s(self) -> float:
-        """Clock time of the next tick [s]."""
-        return self._start_s + (self._index + 1) * self.period_s
-
-    def restart(self) -> None:
-        """Begin a new schedule now; the first tick is one period away. Counts are kept."""
-        self._start_s = self._clock.now_s()
-        self._index = 0
-
-    def wait(self) -> float:
-        """Sleep until the next tick; returns how late it was asked for [s], 0 when in time."""
-        due_s, now_s = self.next_s, self._clock.now_s()
-        self.ticks += 1
-        # a simulated clock adds up floats: less than a microsecond is no delay
-        self.late_s = now_s - due_s if now_s - due_s > 1e-6 else 0.0
-        if self.late_s > 0.0:
-            self.overruns += 1
-            self.worst_late_s = max(self.worst_late_s, self.late_s)
-            self.restart()
-        else:
-            self._clock.sleep_until(max(due_s, now_s))
-            self._index += 1
-        return self.late_s

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.timing import Latest, RealClock, SimClock, Ticker
-from tests.fakes.arm import HandClock
+from robot.timing import Latest, RealClock, SimClock
 
 
 def test_latest_gives_the_newest_value_and_only_once_when_asked_for_newer():
@@ -79,56 +78,3 @@ def test_sim_clock_refuses_to_go_back_and_stands_still_when_the_world_fails():
     with pytest.raises(RuntimeError):
         clock.sleep_until(6.0)
     assert clock.now_s() == 5.0
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0.0, 0.35), min_size=1, max_size=60))
-def test_ticker_keeps_the_schedule_and_never_shortens_a_period(work_s):
-    """In time: ticks lie on the absolute grid. Late: at once, counted, and no period after it is shorter."""
-    clock = HandClock()
-    ticker = Ticker(clock, rate_hz=10.0)
-    last, late = clock.t_s, 0
-    for work in work_s:
-        clock.t_s += work
-        lateness = ticker.wait()
-        took = clock.t_s - last
-        assert took == pytest.approx(max(0.1, work))
-        assert lateness == pytest.approx(max(0.0, work - 0.1), abs=2e-6)
-        late += lateness > 0.0
-        last = clock.t_s
-    assert (ticker.ticks, ticker.overruns) == (len(work_s), late)
-    assert ticker.worst_late_s == pytest.approx(max(0.0, max(work_s) - 0.1), abs=2e-6)
-
-
-class LateClock(HandClock):
-    """Wakes a millisecond late, as a busy machine does."""
-
-    def sleep_until(self, t_s: float) -> None:
-        super().sleep_until(t_s)
-        self.t_s += 0.001
-
-
-def test_ticker_does_not_drift():
-    clock = LateClock()
-    ticker = Ticker(clock, rate_hz=30.0)
-    for _ in range(30_000):
-        clock.t_s += 0.01
-        ticker.wait()
-    assert clock.t_s == pytest.approx(100.0 + 1000.0 + 0.001, abs=1e-6)
-    assert ticker.overruns == 0
-
-
-def test_ticker_takes_no_rounding_of_simulated_time_for_an_overrun():
-    clock = SimClock(lambda dt_s: None)
-    ticker = Ticker(clock, rate_hz=30.0)
-    for _ in range(1000):
-        for _ in range(7):
-            clock.sleep_until(clock.now_s() + ticker.period_s / 7)
-        ticker.wait()
-    assert ticker.overruns == 0 and ticker.worst_late_s == 0.0
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
-def test_ticker_refuses_a_senseless_rate(rate):
-    with pytest.raises(ValueError, match="rate must be positive"):
-        Ticker(HandClock(), rate)
