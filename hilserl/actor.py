@@ -42,6 +42,8 @@ class Link(Protocol):
 
     def wait_updates(self, updates: int, timeout_s: float | None = None) -> bool: ...
 
+    def wait_sent(self, but: int, timeout_s: float) -> bool: ...
+
 
 class LoadablePolicy(Policy, Protocol):
     """A policy whose weights can be replaced between episodes, and that can act deterministically."""
@@ -211,9 +213,14 @@ class Actor:
             self._version = weights.version
 
     def _keep_pace(self) -> None:
-        """Lock-step only: wait until the learner is at most one episode behind its updates."""
+        """Lock-step only: wait until the learner is at most one episode behind its updates.
+
+        While the learner is away nothing is played: what it has not got cannot be learned from.
+        """
         if not self._plan.pace or not self._version:
             return
+        while not self._should_stop() and not self._link.wait_sent(1, timeout_s=0.5):
+            pass
         transitions, _ = self._link.progress()
         due = self._plan.pace * max(0, transitions - self._plan.max_steps)
         while not self._should_stop() and not self._link.wait_updates(due, timeout_s=0.5):

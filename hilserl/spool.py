@@ -118,10 +118,10 @@ class Spool:
         with self._changed:
             return sorted(self._ready)
 
-    def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until every complete episode is acknowledged. False when `timeout_s` passed first."""
+    def wait_empty(self, timeout_s: float, but: int = 0) -> bool:
+        """Wait until all complete episodes `but` so many are acknowledged. False when time passed first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._ready, timeout_s)
+            return self._changed.wait_for(lambda: len(self._ready) <= but, timeout_s)
 
     def wake(self) -> None:
         """Let every `follow` look at its `over` again."""

@@ -164,6 +164,12 @@ class ActorLink:
         self._check()
         return done
 
+    def wait_sent(self, but: int, timeout_s: float) -> bool:
+        """Wait until the learner has all finished episodes `but` so many. False when `timeout_s` passed."""
+        done = self._spool.wait_empty(timeout_s, but)
+        self._check()
+        return done
+
     def close(self, timeout_s: float = 2.0) -> int:
         """Send what is left for up to `timeout_s`, then hang up. Return the number of episodes still unsent.
 

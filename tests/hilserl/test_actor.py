@@ -45,6 +45,8 @@ class Bench:
         self.playing = None
         self.taken_in = (0, 0)
         self.updates_after = 0
+        self.unsent = 0
+        """Times it is asked before the learner has got everything."""
         self.actor = Actor(
             env=self,
             policy=FakePolicy(self),
@@ -109,6 +111,11 @@ class Bench:
         self.waited.append(updates)
         self.updates_after -= 1
         return self.updates_after < 0
+
+    def wait_sent(self, but, timeout_s):
+        assert but >= 1, "the newest may still be on its way"
+        self.unsent -= 1
+        return self.unsent < 0
 
     def run(self):
         self.actor.run()
@@ -310,6 +317,18 @@ def test_pace_waits_until_the_learner_is_one_episode_behind():
     bench.run()
     assert bench.waited == [2 * (10 - PLAN.max_steps)] * (3 + 1 + 1), "asks again until it is so"
     assert Bench(replace(PLAN, pace=0)).run().waited == [], "a real arm is never slowed"
+
+
+def test_pace_waits_for_a_learner_that_is_away():
+    bench = Bench(replace(PLAN, pace=2, max_episodes=2))
+    bench.unsent = 5
+    bench.run()
+    assert bench.unsent == -2 and len(bench.waited) == 2
+    away = Bench(replace(PLAN, pace=2))
+    away.unsent = 10**9
+    away.actor._should_stop = lambda: away.unsent < 10**9 - 7
+    away.run()
+    assert len(away.ended) == 1, "nothing is played meanwhile, and an interrupt ends the wait"
 
 
 def test_every_report_names_its_episode():
