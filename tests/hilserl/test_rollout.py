@@ -67,6 +67,26 @@ def test_the_gripper_closes_holds_and_opens_in_the_first_episode_and_in_the_fift
         assert np.ptp(units[-3:]) < 1, f"episode {episode}"
 
 
+def test_everyone_hears_of_a_new_episode_before_its_first_step():
+    heard = []
+
+    class Hears(Plays):
+        def reset(self, *seed: int) -> None:
+            heard.append(seed)
+            super().reset()
+
+        def read(self, state) -> Operator:
+            return Operator()
+
+        def score(self, obs):
+            return 0.0, None
+
+    for seed in (5, 6):
+        one = Hears()
+        rollout(env=BODY.env, policy=one, teleop=one, reward=one, seed=seed, max_steps=1)
+    assert sorted(heard) == [(), (), (), (), (5,), (6,)]
+
+
 def test_an_episode_ends_at_its_time_and_that_is_not_terminal():
     played, tape = play(steps=7)
     assert (played.end, played.steps, len(tape.steps)) == (End.TIMEOUT, 7, 7)
