@@ -219,7 +219,9 @@ def test_a_senseless_deadzone_is_refused(deadzone):
 
 def test_the_process_keeps_its_signals_and_prints_nothing():
     """SDL would turn SIGTERM into an event nobody reads, and the program could not be ended."""
-    code = (
+    code = (  # a suite started in the background hands down an ignored SIGINT
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tests.fakes.virtual_pad import VirtualPad\n"
         "from robot.teleop.gamepad import Gamepad\n"
         "import sys, time\n"
