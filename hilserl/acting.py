@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hilserl.config import PolicyConfig
 from hilserl.networks import Actor, ImageHeads, Normalise
 from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder
+from hilserl.vision import FeatureEncoder, tensor_faults
 from robot.types import F32
 
 Shape = tuple[int, int, int]
@@ -28,16 +28,9 @@ class WeightsError(Exception):
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
     """Raise WeightsError naming every tensor of `found` that is missing, unknown, misshapen or not finite."""
-    faults = [f"missing {name}" for name in expected if name not in found]
-    faults += [f"unknown {name}" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        want, got = tuple(expected[name].shape), tuple(found[name].shape)
-        if want != got:
-            faults.append(f"{name} has shape {got}, not {want}")
-        elif not bool(torch.isfinite(found[name]).all()):
-            faults.append(f"{name} holds a value that is not finite")
+    faults = tensor_faults(expected, found)
     if faults:
-        raise WeightsError(f"{what} does not fit this policy: " + "; ".join(sorted(faults)))
+        raise WeightsError(f"{what} does not fit this policy: " + "; ".join(faults))
 
 
 class PolicyNet(nn.Module):

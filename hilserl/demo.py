@@ -25,7 +25,7 @@ from hilserl.build import Player, SacAgent, build_encoder, build_replay, build_s
 from hilserl.checkpoint import BEST, LAST, load_pretrained
 from hilserl.config import Config, ConfigError
 from hilserl.config_loading import save
-from hilserl.env import task_spec
+from hilserl.env import STATE_NAMES, task_spec
 from hilserl.episode import EpisodeHeader, save_episode
 from hilserl.episode_builder import EpisodeBuilder
 from hilserl.evaluate import Summary, save_summary
@@ -36,12 +36,15 @@ from hilserl.rollout import HoldStill, Policy, rollout
 from hilserl.rundir import write_whole
 from hilserl.task_record import task_hash, task_json
 from hilserl.types import End, Obs, Role, Spec, Step
+from robot.twin.lift import FINGER_CLEARANCE_M, GRASP_M
 from robot.types import F32
 
 DEMO_SEED = 20_000_000
 """Where the seeds of demonstrations start; below, of the baselines and of the final evaluation."""
 BASELINE_SEED, FINAL_SEED = 30_000_000, 40_000_000
 CLONING_STEPS = 1000
+HAND = slice(STATE_NAMES.index("ee_xyz.x_m"), STATE_NAMES.index("ee_xyz.z_m") + 1)
+"""Where the hand's position [m] stands in the state."""
 POLL_S = 1.0
 INTERRUPTED = 130
 GOOD_ENOUGH = 0.95
@@ -117,7 +120,7 @@ class BlindScript:
         """Down to the average grasp for 25 steps (by proprioception alone), close for 8, then lift."""
         self._count += 1
         if self._count <= 25:
-            hand = obs.state[12:15].astype(np.float64)
+            hand = obs.state[HAND].astype(np.float64)
             move, gripper = np.clip(0.5 * (self._goal - hand) / self._scale, -1, 1), 1.0
         elif self._count <= 33:
             move, gripper = np.zeros(3), -1.0
@@ -130,7 +133,7 @@ def blind_script(config: Config) -> BlindScript:
     """The best constant guess for this task: the average grasp."""
     x, y = config.task.scene.cube_center_xy
     half = (config.task.scene.cube_size_min + config.task.scene.cube_size_max) / 4
-    return BlindScript((x, y - half - 0.009, 0.008), config.task.action_scale)
+    return BlindScript((x, y - half - FINGER_CLEARANCE_M, GRASP_M), config.task.action_scale)
 
 
 class _Random:

@@ -53,7 +53,7 @@ def task_differences(ours: TaskConfig, theirs: Stored, allow: Collection[str] = 
     return [
         Difference(name, _value(a, name), _value(b, name))
         for name in [*a, *(name for name in b if name not in a)]
-        if not _allowed(name, allow) and _value(a, name) != _value(b, name)
+        if not is_allowed(name, allow) and _value(a, name) != _value(b, name)
     ]
 
 
@@ -87,5 +87,6 @@ def _value(flat: Mapping[str, Any], name: str) -> str:
     return shown(flat[name]) if name in flat else ABSENT
 
 
-def _allowed(name: str, allow: Collection[str]) -> bool:
+def is_allowed(name: str, allow: Collection[str]) -> bool:
+    """Whether `allow` names this dotted task field, or a section it lies in."""
     return any(name == allowed or name.startswith(allowed + ".") for allowed in allow)

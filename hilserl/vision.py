@@ -201,8 +201,8 @@ def _load_file(path: Path) -> Trunk:
     return _frozen(trunk)
 
 
-def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    """Raise VisionError naming every tensor of `found` that is missing, unknown, or shaped otherwise."""
+def tensor_faults(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """One phrase per tensor of `found` that is missing, unknown, misshapen or not finite, sorted."""
     faults = [f"missing {name}" for name in expected if name not in found]
     faults += [f"unknown {name}" for name in found if name not in expected]
     for name in expected.keys() & found.keys():
@@ -211,8 +211,14 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], s
             faults.append(f"{name} has shape {got}, not {want}")
         elif not bool(torch.isfinite(found[name]).all()):
             faults.append(f"{name} holds a value that is not finite")
+    return sorted(faults)
+
+
+def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
+    """Raise VisionError naming every tensor of `found` that is missing, unknown, or shaped otherwise."""
+    faults = tensor_faults(expected, found)
     if faults:
-        raise VisionError(f"{source} is not a ResNet10 trunk: " + "; ".join(sorted(faults)))
+        raise VisionError(f"{source} is not a ResNet10 trunk: " + "; ".join(faults))
 
 
 def _frozen(trunk: Trunk) -> Trunk:

@@ -17,6 +17,7 @@ from hilserl._proto import learner_pb2 as pb
 from hilserl._proto import learner_pb2_grpc as pb_grpc
 from hilserl.config import ServiceConfig
 from hilserl.episode_builder import check_actor
+from hilserl.task_record import is_allowed
 from hilserl.types import Episode, Spec, Weights
 from hilserl.wire_assembly import Assembler, Finished, RecordRefused
 from hilserl.wire_channel import (
@@ -229,7 +230,7 @@ class LearnerService:
             check_actor(request.actor)
             if request.task_hash != self._task_hash:
                 tasks = task_differences(self._task_json, request.task_json)
-                found += [d for d in tasks if d.field not in self._allowed]
+                found += [d for d in tasks if not is_allowed(d.field, self._allowed)]
                 if not tasks:
                     found.append(Difference("task_hash", self._task_hash, request.task_hash))
         except ValueError as error:

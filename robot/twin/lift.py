@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GRASP_M = 0.008
+"""Height of the hand at the grasp [m]."""
+FINGER_CLEARANCE_M = 0.009
+"""Room left between the fixed finger and the cube, so that the finger does not land on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiftConfig:

@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot.twin import model
+from robot.twin.lift import FINGER_CLEARANCE_M, GRASP_M
 from robot.twin.world import World
 from robot.types import GRIPPER, ArmState, Operator
 
 F64 = NDArray[np.float64]
 
-HOVER_M, GRASP_M, CARRY_M = 0.055, 0.008, 0.10
-"""Heights of the hand [m]: above the cube before descending, at the grasp, and where it lifts to."""
+HOVER_M, CARRY_M = 0.055, 0.10
+"""Heights of the hand [m]: above the cube before descending, and where it lifts to."""
 ALIGNED_M = 0.010
-FINGER_CLEARANCE_M = 0.009
-"""Room left between the fixed finger and the cube, so that the finger does not land on it."""
 OPEN_ENOUGH_RAD = 0.7
 CLOSING_STEPS = 12
 """Steps of closing without a grip after which the operator opens and tries again."""

@@ -649,11 +649,12 @@ def test_a_mismatch_names_every_field_with_both_values(bench: Bench):
 
 
 def test_a_difference_that_is_allowed_by_name_is_taken(bench: Bench):
-    bench.serve(allow_task_difference=["fps"])
+    bench.serve(allow_task_difference=["fps", "scene"])
     link = bench.link(connect=False)
     with pytest.raises(JoinRefused, match="name"):
         link.connect(SPEC, "other", json.dumps(TASK | {"fps": 20.0, "name": "x"}), WAIT_S)
-    link.connect(SPEC, "other", json.dumps(TASK | {"fps": 20.0}), WAIT_S)
+    whole_section = {"scene": {"lift_height": 0.05}}
+    link.connect(SPEC, "other", json.dumps(TASK | {"fps": 20.0} | whole_section), WAIT_S)
     header, first, made = make_play(1, 1)
     link.begin(replace(header, task_hash="other"), first)
     link.step(made[0])
