@@ -125,6 +125,7 @@ def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder) -> Replay:
         copies=policy.feature_copies,
         pad=policy.augmentation_pad if policy.use_augmentation else 0,
         n_obs_steps=policy.n_obs_steps,
+        discount=policy.discount,
         seed=config.seed,
     )
 

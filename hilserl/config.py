@@ -125,6 +125,8 @@ class PolicyConfig:
     policy_update_freq: int = 20
     """One actor and temperature update per this many critic updates."""
     discount: float = 0.97
+    n_step: int = 1
+    """Steps of reward before the critic's value takes over."""
     tau: float = 0.005
     lr: float = 3e-4
     num_critics: int = 2
@@ -139,8 +141,12 @@ class PolicyConfig:
     """Channels kept of each 512-channel trunk feature: fewer means a fixed orthogonal projection."""
     use_augmentation: bool = True
     augmentation_pad: int = 4
+    feature_projection: str = "random"
+    """How feature_channels are chosen: "random" (orthogonal) or "pca" (of the first demonstrations)."""
+    cache_features: bool = True
+    """Encode each frame once, when it arrives; false encodes in every update."""
     feature_copies: int = 2
-    """Randomly shifted copies of each frame encoded once and kept."""
+    """Versions of each frame encoded once and kept: one as it is, the others randomly shifted."""
     grad_clip_norm: float = 40.0
     online_step_before_learning: int = 100
     demo_fraction: float = 0.5
@@ -153,6 +159,10 @@ class PolicyConfig:
     vision_encoder_name: str = "helper2424/resnet10"
     freeze_vision_encoder: bool = True
     device: str = "cpu"
+    precision: str = "float32"
+    """Number format of the update's matrix products: "float32" or "bfloat16"; weights stay float32."""
+    compile: bool = False
+    """Compile the update (torch.compile); on a GPU with CUDA graphs."""
     online_buffer_capacity: int = 200_000
     offline_buffer_capacity: int = 20_000
 
@@ -187,6 +197,8 @@ class RunConfig:
     checkpoint_every: int = 500
     keep_checkpoints: int = 5
     log_every_updates: int = 200
+    auto_pause: bool = False
+    """Stop updating when a collapse alarm is raised, until a person resumes."""
     num_threads: int = 0
     """torch threads of this process; 0 leaves torch's default."""
     tensorboard: bool = True

@@ -38,6 +38,7 @@ INTERVALS = {
     "policy.utd_ratio": "[1, inf)",
     "policy.policy_update_freq": "[1, inf)",
     "policy.discount": "(0, 1)",
+    "policy.n_step": "[1, 20]",
     "policy.tau": "(0, 1]",
     "policy.lr": "(0, 1)",
     "policy.num_critics": "[1, inf)",
@@ -70,6 +71,8 @@ INTERVALS = {
 }
 CHOICES = {
     "task.success.kind": ("oracle", "button"),
+    "policy.feature_projection": ("random", "pca"),
+    "policy.precision": ("float32", "bfloat16"),
     "robot.type": ("twin", "so101"),
     "teleop.type": ("gamepad", "keyboard", "scripted", "none"),
 }

@@ -38,20 +38,22 @@ class ProtectedFull(ReplayError):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B transitions. Features float16 (B, n_obs, n_cam, C, h, w), oldest observation first; the rest float32.
+    """B transitions; observations are stacked, oldest first.
 
-    state, next_state: (B, n_obs, S) in physical units. action: (B, 4). reward, bootstrap: (B,), bootstrap 0
-    where the future is worth nothing (success, failure) and 1 elsewhere, time-outs included.
-    is_demo: bool (B,), True for demonstrations and interventions.
+    seen, next_seen: what the camera showed, as float16 features (B, n_obs, n_cam, C, h, w). state,
+    next_state: (B, n_obs, S) in physical units. action: (B, 4). reward, discount: (B,): the value of a
+    transition is reward + discount * value(next), with discount 0 where the future is worth nothing
+    (success, failure) and the configured discount elsewhere, time-outs included. is_demo: bool (B,), True
+    for demonstrations and interventions. All float32 but `seen` and `is_demo`.
     """
 
-    features: Tensor
+    seen: Tensor
     state: Tensor
     action: Tensor
     reward: Tensor
-    next_features: Tensor
+    next_seen: Tensor
     next_state: Tensor
-    bootstrap: Tensor
+    discount: Tensor
     is_demo: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -84,10 +86,11 @@ class Replay:
         copies: int = 2,
         pad: int = 4,
         n_obs_steps: int = 1,
+        discount: float = 0.97,
         seed: int = 0,
         store_images: bool = True,
     ) -> None:
-        self.spec, self.n_obs_steps, self.pad = spec, n_obs_steps, pad
+        self.spec, self.n_obs_steps, self.pad, self.discount = spec, n_obs_steps, pad, discount
         self.copies = copies if pad else 1
         self.feature_shape = feature_shape
         self._encode = encode
@@ -237,19 +240,20 @@ class Replay:
                 rows = {name: array[part] for name, array in out.items()}
                 ring.take(slots, self.n_obs_steps, self.rng, rows)
         out["is_demo"][:demos] = True
+        out["discount"] *= self.discount
         return Batch(**{name: torch.from_numpy(array) for name, array in out.items()})
 
     def _empty(self, batch: int) -> dict[str, NDArray[Any]]:
         features = (batch, self.n_obs_steps, len(self.spec.cameras), *self.feature_shape)
         state = (batch, self.n_obs_steps, self.spec.state_size)
         return {
-            "features": np.empty(features, np.float16),
-            "next_features": np.empty(features, np.float16),
+            "seen": np.empty(features, np.float16),
+            "next_seen": np.empty(features, np.float16),
             "state": np.empty(state, np.float32),
             "next_state": np.empty(state, np.float32),
             "action": np.empty((batch, ACTION_SIZE), np.float32),
             "reward": np.empty(batch, np.float32),
-            "bootstrap": np.empty(batch, np.float32),
+            "discount": np.empty(batch, np.float32),
             "is_demo": np.zeros(batch, np.bool_),
         }
 

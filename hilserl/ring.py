@@ -107,10 +107,11 @@ class Ring:
             copy = rng.integers(copies, size=(len(slots), 1, cameras))
             rows = (stacked[:, :, None] * cameras + np.arange(cameras)) * copies + copy
             flat = self.features.reshape(-1, *self.features.shape[3:])
-            out[prefix + "features"][...] = flat[rows]
+            out[prefix + "seen"][...] = flat[rows]
             out[prefix + "state"][...] = self.state[stacked]
-        for name in ("action", "reward", "bootstrap"):
-            out[name][...] = getattr(self, name)[slots]
+        out["action"][...] = self.action[slots]
+        out["reward"][...] = self.reward[slots]
+        out["discount"][...] = self.bootstrap[slots]
 
 
 def free_memory() -> int:

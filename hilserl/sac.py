@@ -110,7 +110,7 @@ class SAC:
     def _critic_step(self, batch: Batch) -> None:
         target = self.critic_target(batch)
         state = self.net.normalise(batch.state)
-        image = self.critic_heads(batch.features, self.noise)
+        image = self.critic_heads(batch.seen, self.noise)
         values = self.critic(image, state, batch.action)
         # Summed over the ensemble: each member learns as it would alone.
         loss = (values - target).square().mean(1).sum()
@@ -123,7 +123,7 @@ class SAC:
     def _note_critic(self, batch: Batch, values: Tensor, target: Tensor, state: Tensor) -> None:
         # No return can exceed the best last reward, or the best other reward earned for ever.
         horizon = 1.0 / max(1.0 - self.config.discount, 1e-6)
-        best = batch.reward * torch.where(batch.bootstrap > 0, horizon, 1.0)
+        best = batch.reward * torch.where(batch.discount > 0, horizon, 1.0)
         self.value_bound = torch.maximum(self.value_bound, best.max())
         self._note("critic/loss", (values - target).square().mean())
         self._note("critic/q_mean", values.mean())
@@ -139,22 +139,22 @@ class SAC:
     def critic_target(self, batch: Batch) -> Tensor:
         """(B,) reward plus the discounted value of what follows; nothing follows a success or a failure."""
         state = self.net.normalise(batch.next_state)
-        mean, log_std = self.net.actor(self.net.heads(batch.next_features), state)
+        mean, log_std = self.net.actor(self.net.heads(batch.next_seen), state)
         action, log_density = squashed_sample(mean, log_std, self._normal(mean))
-        values = self.target_critic(self.target_heads(batch.next_features), state, action)
+        values = self.target_critic(self.target_heads(batch.next_seen), state, action)
         if len(values) > 2:  # REDQ: the minimum over a random pair
             values = values[torch.from_numpy(self.noise.permutation(len(values))[:2]).to(self.device)]
         value = values.min(0).values
         if self.config.use_backup_entropy:
             value = value - self.log_alpha.exp() * log_density
-        target: Tensor = batch.reward + self.config.discount * batch.bootstrap * value
+        target: Tensor = batch.reward + batch.discount * value
         return target.clamp(*self.value_range)
 
     def _actor_step(self, batch: Batch) -> None:
         state = self.net.normalise(batch.state)
         with torch.no_grad():  # the critic's image heads learn from the critic's loss alone
-            image = self.critic_heads(batch.features)
-        mean, log_std = self.net.actor(self.net.heads(batch.features, self.noise), state)
+            image = self.critic_heads(batch.seen)
+        mean, log_std = self.net.actor(self.net.heads(batch.seen, self.noise), state)
         action, log_density = squashed_sample(mean, log_std, self._normal(mean))
         alpha = self.log_alpha.detach().exp()
         loss = (alpha * log_density - self.critic(image, state, action).mean(0)).mean()
@@ -180,7 +180,7 @@ class SAC:
         optimiser = torch.optim.Adam(parameters, lr=self.config.lr, fused=True)
         for _ in range(steps):
             batch = sample().to(self.device)
-            image = self.net.heads(batch.features, self.noise)
+            image = self.net.heads(batch.seen, self.noise)
             mean, log_std = self.net.actor(image, self.net.normalise(batch.state))
             loss = _cloning_loss(mean, log_std, batch.action).mean()
             self._descend(optimiser, loss, parameters)

@@ -36,13 +36,13 @@ def batch(size: int = 16, seed: int = 0, n_obs: int = 1) -> Batch:
         return torch.randn(size, n_obs, 3, generator=g) * 0.1 + 0.2
 
     return Batch(
-        features=features(),
-        next_features=features(),
+        seen=features(),
+        next_seen=features(),
         state=state(),
         next_state=state(),
         action=torch.rand(size, 4, generator=g) * 1.8 - 0.9,
         reward=(torch.rand(size, generator=g) < 0.3).float(),
-        bootstrap=(torch.rand(size, generator=g) < 0.7).float(),
+        discount=0.97 * (torch.rand(size, generator=g) < 0.7).float(),
         is_demo=torch.arange(size) < size // 2,
     )
 

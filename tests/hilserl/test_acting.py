@@ -42,7 +42,7 @@ def test_the_actor_acts_on_exactly_what_the_learner_learns_from(encoder: Feature
     acting = ActingPolicy(SPEC, sac.config, encoder)
     acting.load(sac.actor_weights())
     stored = {round(float(s[-1, 0]), 6): (f, s) for b in [replay.sample(200, 0.0)]
-              for f, s in zip(b.features, b.state, strict=True)}  # fmt: skip
+              for f, s in zip(b.seen, b.state, strict=True)}  # fmt: skip
     for _ in range(2):  # the second episode must not remember the first
         acting.reset()
         for t in range(6):

@@ -44,12 +44,12 @@ def check_batch(batch: Batch, known: dict[int, Kept], n_obs: int) -> None:
             state = getattr(batch, prefix + "state")[row]
             assert state[:, 0].tolist() == stack
             assert state[:, 1].tolist() == [s - frame + step.age for s in stack]
-            colour = getattr(batch, prefix + "features")[row, :, :, :, 0, 0]
+            colour = getattr(batch, prefix + "seen")[row, :, :, :, 0, 0]
             for i, s in enumerate(stack):
                 for camera in range(2):
                     assert colour[i, camera].tolist() == [s % 256, s // 256, camera]
         assert float(batch.action[row, 3]) == np.float32(frame / 1e4)
-        assert float(batch.bootstrap[row]) == step.bootstrap
+        assert float(batch.discount[row]) == np.float32(0.97 * step.bootstrap)
 
 
 episodes = st.lists(
@@ -108,8 +108,8 @@ def test_only_success_and_failure_end_the_future(end: End, bootstrap: float) -> 
     replay.add(Maker()(3, end))
     batch = replay.sample(200, 0.0)
     last = batch.state[:, 0, 1] == 2
-    assert set(batch.bootstrap[last].tolist()) == {bootstrap}
-    assert set(batch.bootstrap[~last].tolist()) == {1.0}
+    assert set(batch.discount[last].tolist()) == {np.float32(0.97 * bootstrap)}
+    assert set(batch.discount[~last].tolist()) == {np.float32(0.97)}
 
 
 def test_the_share_of_demonstrations_and_who_fills_in() -> None:

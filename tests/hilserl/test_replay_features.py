@@ -55,7 +55,7 @@ def test_batches_mix_the_copies(encoder: FeatureEncoder) -> None:
     replay.add(film(1))
     stored = torch.from_numpy(replay.online.features)
     batch = replay.sample(300, 0.0)
-    for frame, features in ((0, batch.features), (1, batch.next_features)):
+    for frame, features in ((0, batch.seen), (1, batch.next_seen)):
         seen = [sum(torch.equal(f[0, 0], stored[frame, 0, copy]) for f in features) for copy in range(3)]
         assert sum(seen) == 300
         assert min(seen) > 60
@@ -67,7 +67,7 @@ def test_without_augmentation_every_picture_is_as_it_was(encoder: FeatureEncoder
     stored = torch.from_numpy(replay.online.features[0, 0, 0])
     batch = replay.sample(50, 0.0)
     first = batch.state[:, 0, 0] == 0
-    assert all(torch.equal(f[0, 0], stored) for f in batch.features[first])
+    assert all(torch.equal(f[0, 0], stored) for f in batch.seen[first])
 
 
 def test_stacked_frames_are_shifted_alike(encoder: FeatureEncoder) -> None:
@@ -75,7 +75,7 @@ def test_stacked_frames_are_shifted_alike(encoder: FeatureEncoder) -> None:
     episode = film(6)
     still = np.repeat(episode.images["cam"][:1], 7, 0)
     replay.add(replace(episode, images={"cam": still}))
-    for features in replay.sample(100, 0.0).features:
+    for features in replay.sample(100, 0.0).seen:
         assert torch.equal(features[0], features[1])
         assert torch.equal(features[0], features[2])
 

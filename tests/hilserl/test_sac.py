@@ -34,11 +34,11 @@ def test_the_target_is_reward_plus_discounted_value_unless_the_future_is_over() 
     noise = torch.randn(16, 4, generator=generator)
     sac.generator.manual_seed(5)
     state = sac.net.normalise(data.next_state)
-    mean, log_std = sac.net.actor(sac.net.heads(data.next_features), state)
+    mean, log_std = sac.net.actor(sac.net.heads(data.next_seen), state)
     action = torch.tanh(mean + log_std.exp() * noise)
-    value = sac.target_critic(sac.target_heads(data.next_features), state, action).amin(0)
+    value = sac.target_critic(sac.target_heads(data.next_seen), state, action).amin(0)
     expected = [
-        float(data.reward[i]) + (0.97 * value[i].item() if data.bootstrap[i] else 0.0) for i in range(16)
+        float(data.reward[i]) + float(data.discount[i]) * value[i].item() for i in range(16)
     ]
     np.testing.assert_allclose(sac.critic_target(data), expected, rtol=1e-5, atol=1e-6)
 
@@ -67,19 +67,19 @@ def test_a_timeout_is_bootstrapped_through_and_a_success_is_not() -> None:
 
 
 def test_backup_entropy_lowers_the_target_by_temperature_times_log_density() -> None:
-    data = replace(batch(), bootstrap=torch.ones(16))
+    data = replace(batch(), discount=torch.full((16,), 0.97))
     plain, entropic = agent(), agent(use_backup_entropy=True)
     noise = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
     plain.generator.manual_seed(0)
     entropic.generator.manual_seed(0)
     state = plain.net.normalise(data.next_state)
-    _, log_density = squashed_sample(*plain.net.actor(plain.net.heads(data.next_features), state), noise)
+    _, log_density = squashed_sample(*plain.net.actor(plain.net.heads(data.next_seen), state), noise)
     difference = plain.critic_target(data) - entropic.critic_target(data)
     torch.testing.assert_close(difference, 0.97 * 0.1 * log_density.detach(), rtol=1e-3, atol=1e-5)
 
 
 def test_many_critics_back_up_the_minimum_of_a_random_pair() -> None:
-    sac, data = agent(num_critics=5), replace(batch(), bootstrap=torch.ones(16), reward=torch.zeros(16))
+    sac, data = agent(num_critics=5), replace(batch(), discount=torch.full((16,), 0.97), reward=torch.zeros(16))
     with torch.no_grad():
         last = list(sac.target_critic.body)[-1]
         assert isinstance(last, EnsembleLinear)
@@ -110,7 +110,7 @@ def test_an_actor_step_moves_its_own_heads_and_never_the_critics() -> None:
 
 
 def test_targets_stay_within_what_the_task_can_pay() -> None:
-    data = replace(batch(), bootstrap=torch.ones(16))
+    data = replace(batch(), discount=torch.full((16,), 0.97))
     free, bound = agent(), agent()
     bound.value_range = (0.2, 0.5)
     wild = free.critic_target(data)
@@ -182,7 +182,7 @@ def test_a_row_is_judged_by_itself() -> None:
     sac, data = agent(num_critics=3), batch()
 
     def values(rows: slice) -> torch.Tensor:
-        image = sac.net.heads(data.features[rows])
+        image = sac.net.heads(data.seen[rows])
         return sac.critic(image, sac.net.normalise(data.state[rows]), data.action[rows])
 
     for row in range(16):
@@ -216,7 +216,7 @@ def test_inputs_far_outside_the_data_are_reported() -> None:
 
 def test_a_reward_paid_once_bounds_the_value_by_itself() -> None:
     sac, data = agent(), batch()
-    sac.update(lambda: replace(data, bootstrap=1.0 - data.reward), 1)
+    sac.update(lambda: replace(data, discount=0.97 * (1.0 - data.reward)), 1)
     assert sac.metrics()["critic/q_bound"] == 1.0
 
 
