@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from hilserl.contract import CheckpointError, ContractMismatch, check_form
 from hilserl.rundir import fsync
+from hilserl.tensor_file import write_tensors
 
 __all__ = ["CheckpointError", "ContractMismatch", "Pretrained", "TrainingState"]
 
@@ -189,9 +190,7 @@ def _write_part(
     folder.mkdir()
     hashes = {}
     for name, arrays in blobs.items():
-        data = save({key: np.asarray(array, order="C") for key, array in arrays.items()})
-        hashes[name] = hashlib.sha256(data).hexdigest()
-        (folder / name).write_bytes(data)
+        hashes[name] = write_tensors(folder / name, arrays)
         fsync(folder / name)
     text = json.dumps({**about, _HASHES: hashes}, indent=2, allow_nan=False) + "\n"
     (folder / about_name).write_text(text, encoding="utf-8")
