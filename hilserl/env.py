@@ -26,6 +26,10 @@ SPEED_MARGIN = 0.8
 """Share of the guard's speed limit that a step may use."""
 CLIPPED_M = 1e-3
 """A step shortened by more than this counts as clipped."""
+GRIPPER_CLOSED_RAD = -0.17
+"""The gripper is never commanded further closed."""
+GRIPPER_MARGIN_RAD = 0.1
+"""How much further than at reset the gripper may be opened."""
 STATE_NAMES = (
     *(f"joint_pos.{name}_rad" for name in JOINT_NAMES),
     *(f"joint_vel.{name}_rad_s" for name in JOINT_NAMES),
@@ -56,6 +60,25 @@ def state_vector(state: ArmState, kinematics: Kinematics, wrist_roll_rad: float)
     xyz = kinematics.fk(state.q_rad).xyz_m
     euler = kinematics.tilt_euler(state.q_rad, wrist_roll_rad)
     return np.concatenate([state.q_rad, state.qd_rad_s, xyz, euler]).astype(np.float32)
+
+
+def hand_range(task: TaskConfig, reference_xyz: F64, hand_xyz: F64) -> tuple[F64, F64]:
+    """Lowest and highest commanded position (3,) [m] after one step: the box, and the leash to the hand.
+
+    The leash keeps the reference from running further ahead of the hand; it never pulls it back.
+    """
+    low = np.maximum(np.minimum(reference_xyz, hand_xyz - task.leash), task.workspace_min)
+    high = np.minimum(np.maximum(reference_xyz, hand_xyz + task.leash), task.workspace_max)
+    return low, high
+
+
+def gripper_range(
+    task: TaskConfig, stop_rad: float, reference: float, measured: float
+) -> tuple[float, float]:
+    """Lowest and highest commanded gripper angle [rad] after one step. stop_rad: the arm's closed stop."""
+    closed, opened = max(stop_rad, GRIPPER_CLOSED_RAD), task.reset_gripper + GRIPPER_MARGIN_RAD
+    low = max(min(reference, measured - task.gripper_leash), closed)
+    return low, min(max(reference, measured + task.gripper_leash), opened)
 
 
 @dataclass(slots=True)
@@ -96,7 +119,7 @@ class Env:
         self._max_step_rad = SPEED_MARGIN * max_joint_speed * self._period_s
         self._substeps = max(1, round(task.command_hz / task.fps))
         self._box = (np.array(task.workspace_min), np.array(task.workspace_max))
-        self._gripper_range = (max(arm.limits.lower_rad[GRIPPER], -0.17), task.reset_gripper + 0.1)
+        self._gripper_stop = float(arm.limits.lower_rad[GRIPPER])
         self._reference_xyz: F64 = np.zeros(3)
         self._behind = False
         """The joints are still on their way to the reference."""
@@ -143,14 +166,11 @@ class Env:
         task = self._task
         hand = self._kinematics.fk(self.state.q_rad).xyz_m
         asked = self._reference_xyz + task.action_scale * action[:3].astype(np.float64)
-        low = np.maximum(np.minimum(self._reference_xyz, hand - task.leash), self._box[0])
-        high = np.minimum(np.maximum(self._reference_xyz, hand + task.leash), self._box[1])
-        goal_xyz = np.clip(asked, low, high)
+        goal_xyz = np.clip(asked, *hand_range(task, self._reference_xyz, hand))
 
         measured, reference = float(self.state.q_rad[GRIPPER]), float(self._reference_q[GRIPPER])
-        low_gripper = max(min(reference, measured - task.gripper_leash), self._gripper_range[0])
-        high_gripper = min(max(reference, measured + task.gripper_leash), self._gripper_range[1])
-        goal_gripper = float(np.clip(reference + task.gripper_scale * action[3], low_gripper, high_gripper))
+        allowed = gripper_range(task, self._gripper_stop, reference, measured)
+        goal_gripper = float(np.clip(reference + task.gripper_scale * action[3], *allowed))
 
         goal_q = self._reference_q.copy()
         if self._behind or np.abs(action[:3]).max() > 0:
