@@ -37,5 +37,8 @@ class IdleRefresh:
         if self._worn < 1:
             return WAIT_S
         start_s = time.monotonic()
-        self._worn -= self._refresh()
+        done = self._refresh()
+        if not done:
+            return WAIT_S
+        self._worn -= done
         return REST_PER_WORK * (time.monotonic() - start_s)
