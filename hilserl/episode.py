@@ -98,13 +98,17 @@ def save_episode(folder: Path, episode: Episode) -> Path:
     return path
 
 
-def load_episode(path: Path) -> Episode:
-    """Read one episode. Raises EpisodeFileError when the file is torn, corrupt or misnamed."""
+def load_episode(path: Path, pictures: bool = True) -> Episode:
+    """Read one episode, without its `images` unless `pictures` are wanted: they take nearly all the time.
+
+    Raises EpisodeFileError when the file is torn, corrupt or misnamed.
+    """
     named = _parse(path)
     if named is None:
         raise EpisodeFileError(path, "not an episode: the name must be ACTOR_NUMBER_LENGTH_END.npz")
     with path.open("rb") as file, _named_errors(path), np.load(file, allow_pickle=False) as data:
-        episode = _from_arrays({key: data[key] for key in data.files})
+        wanted = [key for key in data.files if pictures or not key.startswith("png_")]
+        episode = _from_arrays({key: data[key] for key in wanted}, pictures)
     found = (episode.actor, episode.number, len(episode), episode.end)
     if found != (named.actor, named.number, named.length, named.end):
         raise EpisodeFileError(path, f"holds {found}, which is not what its name says")
@@ -172,12 +176,12 @@ def _to_arrays(episode: Episode) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Episode:
+def _from_arrays(arrays: Mapping[str, NDArray[Any]], pictures: bool) -> Episode:
     meta = json.loads(str(arrays["meta"]))
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']}, this program reads {FORMAT}")
     images = {}
-    for index, camera in enumerate(meta["cameras"]):
+    for index, camera in enumerate(meta["cameras"] if pictures else ()):
         cuts = np.cumsum(arrays[f"png_bytes_{index}"])[:-1]
         images[camera] = np.stack([_from_png(png) for png in np.split(arrays[f"png_{index}"], cuts)])
     return Episode(

@@ -1,5 +1,6 @@
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,10 @@ def test_facts_are_numbers_or_strings(info):
 def test_actor_names_fit_into_file_names(actor):
     with pytest.raises(ValueError, match="actor name"):
         EpisodeHeader(actor, 1, Role.TRAIN, 0, 0, "hash")
+
+
+def test_without_pictures_the_rest_is_the_same(tmp_path):
+    path = save_episode(tmp_path, build(1, 5, End.SUCCESS))
+    whole, bare = load_episode(path), load_episode(path, pictures=False)
+    assert bare.images == {} and whole.images
+    assert_equal(replace(whole, images={}), bare)
