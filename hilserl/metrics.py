@@ -38,8 +38,13 @@ METRICS: dict[str, Metric] = {
     "time/actor_updates": Metric("updates", "actor and temperature optimisation steps so far"),
     "time/minutes": Metric("min", "wall time this run has been worked on, over all resumes"),
     "time/unix_s": Metric("s", "wall clock when the row was written; aligns the logs of several processes"),
-    "time/transitions_per_s": Metric("transitions/s", "transitions received since the last row"),
-    "time/updates_per_s": Metric("updates/s", "critic updates since the last row"),
+    "time/transitions_per_s": Metric("transitions/s", "transitions taken in, mean of the last minute"),
+    "time/updates_per_s": Metric("updates/s", "critic updates, mean of the last minute"),
+    "time/update_share": Metric(
+        "1", "share of the last minute's wall time spent in updates, sampling included"
+    ),
+    "time/sample_share": Metric("1", "share of the last minute's wall time spent in drawing batches"),
+    "time/encode_share": Metric("1", "time spent encoding pictures over the last minute's wall time"),
     "episode/index": Metric("episodes", "number of the episode, counted by its actor"),
     "episode/steps": Metric("transitions", "length of the episode"),
     "episode/return": Metric("1", "undiscounted sum of rewards"),
@@ -61,6 +66,14 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout/intervention_share": Metric("1", "operator's share of the steps of the last 20 episodes"),
     "train/updates_per_transition": Metric("updates/transition", "achieved; compare utd_ratio"),
+    "train/updates_per_transition_minute": Metric(
+        "updates/transition", "achieved in the last minute; above utd_ratio while catching up"
+    ),
+    "train/update_ms": Metric("ms", "of one critic update, sampling and its share of the actor's included"),
+    "train/sample_ms": Metric("ms", "of that, drawing the batch"),
+    "train/encode_ms_per_frame": Metric("ms", "encoding one arrived picture, all its copies included"),
+    "train/alarms": Metric("alarms", "alarms that stand; `hilserl status` says which"),
+    "train/paused": Metric("0/1", "updates are paused until somebody resumes"),
     "train/policy_version": Metric("versions", "newest policy version published"),
     "train/replay_online_steps": Metric("transitions", "in the ring of the actors' newest episodes"),
     "train/replay_protected_steps": Metric("transitions", "demonstrations and help, never evicted"),
