@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for package in ("hilserl", "robot") for p in (ROOT / package).rglob("*.py"))
 TORCH_MODULES = {"vision", "replay", "sac", "networks", "acting", "reward", "build", "inference", "pretrain"}
-TORCH_MODULES |= {"learner_process", "actor_process"}
+TORCH_MODULES |= {"learner_process", "actor_process", "sampling"}
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
 COMPOSERS = {"build", "body", "pretrain", "cli"}
 """build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors."""

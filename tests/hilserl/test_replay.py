@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilserl.replay import Batch, ProtectedFull, Replay
-from hilserl.ring import ReplayError
+from hilserl.ring_journal import ReplayError
 from hilserl.types import End, Episode, Role
 from tests.fakes.frames import SPEC, Maker, colours, make
 
@@ -94,7 +94,7 @@ def test_against_a_list(plan: list, capacity: int, protected: int, n_obs: int) -
     for ring, kept, share in ((replay.online, online, 0.0), (replay.protected, safe, 1.0)):
         known = {step.frame: step for _, steps in kept for step in steps}
         assert len(ring.samplable) == len(known)
-        frames = {int(ring.state[slot, 0]) for slot in ring.samplable}
+        frames = {int(ring.arrays["state"][slot, 0]) for slot in ring.samplable}
         assert frames == set(known)
         if known:
             check_batch(replay.sample(24, share), known, n_obs) if kept else None
@@ -152,10 +152,10 @@ def test_interventions_that_do_not_fit_are_counted_and_said(caplog: pytest.LogCa
 def test_a_refused_demonstration_leaves_no_trace() -> None:
     maker, replay = Maker(), make(protected=8)
     replay.add(maker(4, role=Role.DEMO))
-    before = replay.protected.state.copy()
+    before = replay.protected.arrays["state"].copy()
     with pytest.raises(ProtectedFull, match="offline_buffer_capacity"):
         replay.add(maker(4, role=Role.DEMO))
-    np.testing.assert_array_equal(replay.protected.state[:5], before[:5])
+    np.testing.assert_array_equal(replay.protected.arrays["state"][:5], before[:5])
     assert len(replay.protected.samplable) == 4
 
 

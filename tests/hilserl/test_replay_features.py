@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,8 @@ import pytest
 import torch
 
 from hilserl.replay import Replay
-from hilserl.ring import ReplayError
 from hilserl.types import Episode, Role, Spec
-from hilserl.vision import FeatureEncoder, random_shift, random_trunk
+from hilserl.vision import FeatureEncoder, random_trunk, shift
 from tests.fakes.frames import Maker
 
 torch.set_num_threads(1)
@@ -40,12 +40,16 @@ def test_copies_are_the_features_of_really_shifted_pictures(encoder: FeatureEnco
     episode, replay = film(5), with_trunk(encoder)
     replay.add(episode)
     images = episode.images["cam"]
-    stored = replay.online.features[:6, 0]
+    stored = replay.online.arrays["features"][:6, 0]
     for i in range(6):
         np.testing.assert_array_equal(stored[i, 0], encoder.encode(images[i : i + 1])[0])
-    rng = np.random.default_rng(3)
-    for copy in (1, 2):
-        np.testing.assert_array_equal(stored[:, copy], encoder.encode(random_shift(images, 4, rng)))
+    moved = {
+        (dy, dx): encoder.encode(shift(images, np.tile([dy, dx], (6, 1))))
+        for dy in range(-4, 5)
+        for dx in range(-4, 5)
+    }
+    for i, copy in itertools.product(range(6), (1, 2)):
+        assert any(np.array_equal(stored[i, copy], features[i]) for features in moved.values())
     assert not np.array_equal(stored[:, 1], stored[:, 0])
     assert not np.array_equal(stored[:, 1], stored[:, 2])
 
@@ -53,7 +57,7 @@ def test_copies_are_the_features_of_really_shifted_pictures(encoder: FeatureEnco
 def test_batches_mix_the_copies(encoder: FeatureEncoder) -> None:
     replay = with_trunk(encoder)
     replay.add(film(1))
-    stored = torch.from_numpy(replay.online.features)
+    stored = torch.from_numpy(replay.online.arrays["features"])
     batch = replay.sample(300, 0.0)
     for frame, features in ((0, batch.seen), (1, batch.next_seen)):
         seen = [sum(torch.equal(f[0, 0], stored[frame, 0, copy]) for f in features) for copy in range(3)]
@@ -64,7 +68,7 @@ def test_batches_mix_the_copies(encoder: FeatureEncoder) -> None:
 def test_without_augmentation_every_picture_is_as_it_was(encoder: FeatureEncoder) -> None:
     replay = with_trunk(encoder, pad=0)
     replay.add(film(2))
-    stored = torch.from_numpy(replay.online.features[0, 0, 0])
+    stored = torch.from_numpy(replay.online.arrays["features"][0, 0, 0])
     batch = replay.sample(50, 0.0)
     first = batch.state[:, 0, 0] == 0
     assert all(torch.equal(f[0, 0], stored) for f in batch.seen[first])
@@ -82,11 +86,14 @@ def test_stacked_frames_are_shifted_alike(encoder: FeatureEncoder) -> None:
 
 def test_refresh_draws_new_shifts_and_keeps_the_rest(encoder: FeatureEncoder) -> None:
     replay = with_trunk(encoder)
-    assert replay.refresh() == 0
-    replay.add(film(5, Role.DEMO))
-    before = replay.protected.features.copy()
-    assert replay.refresh() == 6
-    np.testing.assert_array_equal(replay.protected.features[:6, 0, 0], before[:6, 0, 0])
-    assert (replay.protected.features[:6, 0, 1:] != before[:6, 0, 1:]).any()
-    with pytest.raises(ReplayError, match="store_images"):
-        with_trunk(encoder, store_images=False).refresh()
+    assert replay.refresh(lambda key: None) == 0
+    episode = film(5, Role.DEMO)
+    replay.add(episode)
+    before = replay.protected.arrays["features"].copy()
+    done = 0
+    while done < 6:
+        done += replay.refresh(lambda key: episode.images, 4)
+    assert done == 6
+    after = replay.protected.arrays["features"]
+    np.testing.assert_array_equal(after[:6, 0, 0], before[:6, 0, 0])
+    assert (after[:6, 0, 1:] != before[:6, 0, 1:]).any((2, 3, 4)).all()
