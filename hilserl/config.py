@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hilserl.dataset_columns import DatasetColumns
 from robot.twin.lift import LiftConfig
 
 
@@ -214,7 +215,8 @@ class Config:
     seed: int = 0
     resume: bool = False
     demos: tuple[str, ...] = ()
-    """Folders of recorded episodes that fill the demonstration store at start."""
+    """Folders of recorded episodes, or LeRobotDatasets, that fill the demonstration store at start."""
+    dataset: DatasetColumns = field(default_factory=DatasetColumns)
     allow_task_difference: tuple[str, ...] = ()
     """Task fields (dotted) in which data or checkpoints may differ from the task record."""
     task: TaskConfig = field(default_factory=TaskConfig)

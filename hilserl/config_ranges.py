@@ -7,6 +7,10 @@ from typing import Any
 
 # Intervals in the usual notation: a square bracket includes its end.
 INTERVALS = {
+    "dataset.max_clipped": "[0, 1]",
+    "dataset.max_turn_rad": "(0, 3.2]",
+    "dataset.max_lag_s": "[0, inf)",
+    "dataset.min_gripper_rad": "[0, inf)",
     "task.fps": "(0, 100]",
     "task.control_time_s": "(0, inf)",
     "task.command_hz": "(0, 1000]",
@@ -70,6 +74,8 @@ INTERVALS = {
     "seed": "[0, inf)",
 }
 CHOICES = {
+    "dataset.joint_unit": ("", "degrees", "normalized", "rad"),
+    "dataset.success": ("", "last", "none"),
     "task.success.kind": ("oracle", "button"),
     "policy.feature_projection": ("random", "pca"),
     "policy.precision": ("float32", "bfloat16"),
