@@ -85,8 +85,6 @@ class PacingWatch:
         self, *, utd_ratio: int, batch: int, episode_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._utd, self._batch, self._clock = utd_ratio, batch, clock
-        # an episode more or less at the window's edge must not look like another data rate
-        self._window_s = max(WINDOW_S, MISSED_EPISODES * episode_s)
         self._silence_s = WINDOW_S + MISSED_EPISODES * episode_s
         # the average over a minute is the condition; a second look guards against one odd reading
         self._behind = Switch(LOOK_EVERY_S, WINDOW_S / 4)
@@ -110,7 +108,7 @@ class PacingWatch:
         if self._looks and now_s - self._looks[-1].at_s < LOOK_EVERY_S:
             return
         self._looks.append(_Look(now_s, work))
-        while len(self._looks) > 2 and now_s - self._looks[1].at_s >= self._window_s:
+        while len(self._looks) > 2 and now_s - self._looks[1].at_s >= WINDOW_S:
             self._looks.popleft()
         self._pace = _pace(self._looks[0], self._looks[-1])
         self._judge_ratio(now_s)
@@ -168,8 +166,8 @@ class PacingWatch:
         pace = self._pace
         if pace is None:
             return
-        busy = self._busy_since_s is not None and now_s - self._busy_since_s >= self._window_s
-        whole = pace.span_s >= self._window_s
+        busy = self._busy_since_s is not None and now_s - self._busy_since_s >= WINDOW_S
+        whole = pace.span_s >= WINDOW_S
         bad = busy and whole and pace.ratio < BEHIND * self._utd
         good = self._busy_since_s is None or math.isnan(pace.ratio) or pace.ratio > BEHIND_CLEAR * self._utd
         self._behind.turn(now_s, bad=bad, good=good)

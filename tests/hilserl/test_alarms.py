@@ -39,8 +39,9 @@ HEALTHY = {
 # -- success ----------------------------------------------------------------------------------------------
 
 
-def brute_force(good: np.ndarray) -> bool:
-    """Whether any two whole blocks, the later one the newest, differ by more than luck: by the definition."""
+def brute_force(good: np.ndarray) -> dict[tuple[int, int], float]:
+    """{(earlier, newest block's length): best earlier rate} of blocks that differ by more than luck."""
+    found: dict[tuple[int, int], float] = {}
     t, loglik = len(good), lambda k, n: sum(c * np.log(c / n) for c in (k, n - k) if c)
     for now in WINDOWS:
         for over in WINDOWS:
@@ -48,8 +49,8 @@ def brute_force(good: np.ndarray) -> bool:
                 a, b = int(good[start : start + over].sum()), int(good[t - now :].sum())
                 ratio = 2 * (loglik(a, over) + loglik(b, now) - loglik(a + b, over + now))
                 if a / over - b / now > DROP and ratio > SIGNIFICANCE**2:
-                    return True
-    return False
+                    found[over, now] = max(a / over, found.get((over, now), 0.0))
+    return found
 
 
 def record_of(good: np.ndarray) -> SuccessRecord:
@@ -70,7 +71,13 @@ def first_drop(good: np.ndarray) -> int | None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1), st.integers(40, 160), st.integers(0, 160))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    before=st.floats(0.5, 1),
+    after=st.floats(0, 0.8),
+    n=st.integers(40, 160),
+    m=st.integers(0, 160),
+)
 def test_a_drop_is_seen_exactly_when_two_blocks_differ_by_more_than_luck(seed, before, after, n, m):
     rng = np.random.default_rng(seed)
     good = np.concatenate([rng.random(n) < before, rng.random(m) < after])
@@ -78,7 +85,10 @@ def test_a_drop_is_seen_exactly_when_two_blocks_differ_by_more_than_luck(seed, b
     if at is None:
         assert not brute_force(good)
     else:
-        assert brute_force(good[:at]) and not brute_force(good[: at - 1])
+        drop, found = record_of(good[:at]).drop, brute_force(good[:at])
+        assert drop is not None and found[drop.best_over, drop.now_over] == drop.best
+        assert drop.now == good[at - drop.now_over : at].mean()
+        assert not brute_force(good[: at - 1])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.55, 0.8, 0.97, 1.0])

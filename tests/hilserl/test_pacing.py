@@ -105,7 +105,7 @@ def test_the_reason_and_the_remedy_are_numbers_of_this_machine():
     assert "compute is the limit" in message and "33.3 ms (3.3 ms of it sampling), so at most 30/s" in message
     advised = int(re.search(r"utd_ratio=(\d+)", message)[1])
     assert UPDATES_BEHIND not in Machine(update_s=1 / 30, utd=advised).run(400).raised
-    assert Machine(update_s=1 / 30, utd=advised + 1).load > 0.95, "more would not have been possible"
+    assert Machine(update_s=1 / 30, utd=advised).load < 1.05 < Machine(update_s=1 / 30, utd=advised + 2).load
 
 
 def test_encoding_and_other_programs_are_told_apart():
@@ -132,7 +132,9 @@ def test_silence_is_an_alarm_only_while_an_actor_is_there():
     (alarm,) = machine.watch.alarms
     assert alarm.name == NO_TRANSITIONS and "robot" in alarm.message and alarm.value > alarm.limit
     assert not machine.run(30).watch.alarms, "an episode came"
-    assert not Machine(update_s=0.001, actors=()).run(600, data=False).raised
+    alone = Machine(update_s=0.001, actors=()).run(600, data=False)
+    alone.actors = ("robot",)
+    assert not alone.run(30, data=False).raised, "it has only just come"
 
 
 @pytest.mark.parametrize("episode_s", [5.0, 60.0])
@@ -145,11 +147,19 @@ def test_silence_is_no_alarm_within_some_episodes_or_while_the_learner_owes(epis
 
 
 def test_a_pause_is_not_slowness():
-    machine = Machine(update_s=1 / 30).run(55)
-    machine.now_s += 300.0
+    machine = Machine(update_s=1 / 200).run(WINDOW_S)
+    machine.now_s += 300.0  # data went on coming
     machine.watch.reset()
-    machine.run(50)
-    assert not machine.raised
+    assert machine.watch.metrics() == {}
+    machine.run(3)
+    assert machine.watch.metrics()["time/updates_per_s"] == pytest.approx(200, rel=0.02)
+    assert not machine.run(50).raised
+
+
+def test_a_backlog_worked_off_within_a_minute_is_not_slowness():
+    machine = Machine(update_s=1 / 300, episode_s=1000.0).run(120)
+    machine.work["transitions"] += 600  # an actor that was away sends what it kept
+    assert not machine.run(300).raised
 
 
 def test_metrics_are_in_the_glossary_and_leave_out_what_cannot_be_known():
