@@ -18,6 +18,8 @@ from hilserl.types import Obs, Spec
 from hilserl.vision import FeatureEncoder, tensor_faults
 from robot.types import F32
 
+ENCODER = "encoder."
+"""Before the names of an encoder's tensors, where it learns too."""
 Shape = tuple[int, int, int]
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -78,9 +80,18 @@ class ActingPolicy:
         self._loaded = False
 
     def load(self, weights: Arrays) -> None:
-        """Take over `SAC.actor_weights`. Raises WeightsError naming what does not fit."""
+        """Take over `SAC.actor_weights`, an encoder that learns included.
+
+        Raises WeightsError naming what does not fit; nothing is then taken over.
+        """
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        seen = {name: tensors.pop(name) for name in list(tensors) if name.startswith(ENCODER)}
         check_tensors(self.net.state_dict(), tensors, "the actor bundle")
+        if seen:
+            eye = self.encoder.module
+            found = {name.removeprefix(ENCODER): tensor for name, tensor in seen.items()}
+            check_tensors(eye.state_dict(), found, "the actor bundle's encoder")
+            eye.load_state_dict(found)
         self.net.load_state_dict(tensors)
         self._loaded = True
 
@@ -116,7 +127,7 @@ class ActingPolicy:
             raise ValueError(f'mode must be "sample" or "mean", got {mode!r}')
         self.observe(obs)
         features, state = self._stacked()
-        mean, log_std = self.net.actor(self.net.heads(features), self.net.normalise(state))
+        mean, log_std = self.net.actor(self.net.heads(features.float()), self.net.normalise(state))
         if mode == "sample":
             mean = mean + noise_scale * log_std.exp() * torch.randn(mean.shape, generator=generator)
         action: F32 = torch.tanh(mean)[0].numpy()

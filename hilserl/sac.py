@@ -1,48 +1,78 @@
-"""Soft actor-critic with demonstrations (RLPD as in HIL-SERL) on cached trunk features.
+"""Soft actor-critic with demonstrations (RLPD as in HIL-SERL): optimisers, counters, what a checkpoint holds.
 
-Actor and critics have image heads of their own: with shared heads, trained by the critic alone as in
-HIL-SERL, the first critic updates destroyed what the actor had cloned (devlog 002). `SAC` is the learner's
-half; `hilserl.acting.ActingPolicy` is the actor's.
+`SAC` is the learner's half; `hilserl.acting.ActingPolicy` is the actor's. The losses are in
+`hilserl.sac_losses`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hilserl.acting import ActingPolicy, PolicyNet, Shape, check_tensors
+from hilserl.acting import ENCODER, Shape, check_tensors
+from hilserl.adam_state import adam_tensors, expected_adam_tensors, restore_adam
 from hilserl.config import PolicyConfig
-from hilserl.networks import DEGENERATE_STD, Critic, squashed_sample
-from hilserl.replay import Batch
+from hilserl.networks import DEGENERATE_STD, set_precision
+from hilserl.noise import Noise
+from hilserl.running_means import RunningMeans
+from hilserl.sac_losses import (
+    ActorLoss,
+    CriticLoss,
+    CriticNoise,
+    Rules,
+    SacNets,
+    actor_loss,
+    cloning_loss,
+    critic_loss,
+    critic_target,
+)
+from hilserl.sampling import Batch
 from hilserl.types import Spec
+from hilserl.vision import FeatureEncoder
 from robot.types import F32
-
-__all__ = ["SAC", "ActingPolicy"]
 
 log = logging.getLogger(__name__)
 
 Sample = Callable[[], Batch]
-_CLONE_LOG_STD = -1.8
-"""Where cloning pulls the log of the policy's standard deviation: some exploration is left."""
-_CLONE_STD_WEIGHT = 0.1
 _SATURATED = 0.98
-_LARGE_INPUT = 10.0
+_SUSPICIOUS, _LARGE_INPUT = 5.0, 10.0
+_SUSPICIOUS_SHARE = 0.01
+
+
+class Group(Protocol):
+    """The processes that train together. rank: this one's number; world: how many."""
+
+    rank: int
+    world: int
+
+    def mean(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes."""
+
+
+class Alone:
+    """A group of one."""
+
+    rank, world = 0, 1
+
+    def mean(self, tensors: Sequence[Tensor]) -> None:
+        """The mean of one is itself."""
 
 
 class SAC:
     """The learner: networks, targets, optimisers and counters.
 
-    feature_shape: (C, h, w) of the replay's features. state_mean, state_std: (S,) in physical units, from
-    the data; components with hardly any spread are dropped, and named in the log. update counters count
-    optimisation steps, not control steps. value_range: the least and the most any state can be worth under
-    the task's reward; targets beyond it are known to be wrong and are put back into it.
+    feature_shape: (C, h, w) of the features. state_mean, state_std: (S,) in physical units, from the data;
+    components with hardly any spread are dropped, and named in the log. update counters count optimisation
+    steps, not control steps. value_range: the least and the most any state can be worth under the task's
+    reward; targets beyond it are known to be wrong and are put back into it. encoder: needed where updates
+    encode pictures (policy.cache_features false); its trunk learns unless freeze_vision_encoder. group: the
+    processes that share each batch.
     """
 
     def __init__(
@@ -54,49 +84,51 @@ class SAC:
         state_std: F32,
         seed: int,
         value_range: tuple[float, float] = (-math.inf, math.inf),
+        *,
+        encoder: FeatureEncoder | None = None,
+        group: Group | None = None,
     ) -> None:
-        if not policy.freeze_vision_encoder:
-            raise ValueError("freeze_vision_encoder must be true: the replay keeps features, not gradients")
-        self.config, self.spec, self.value_range = policy, spec, value_range
+        if policy.cache_features != (encoder is None):
+            raise ValueError("an encoder is given exactly where policy.cache_features is false")
+        if policy.cache_features and not policy.freeze_vision_encoder:
+            raise ValueError("freeze_vision_encoder must be true where cache_features is")
+        self.config, self.spec, self.group = policy, spec, group or Alone()
         self.device = torch.device(policy.device)
         flat = [name for name, std in zip(spec.state_names, state_std, strict=True) if std < DEGENERATE_STD]
         if flat:
             log.warning("state components that do not vary in the data are dropped: %s", ", ".join(flat))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._build(feature_shape, state_mean, state_std)
-        self.optimisers = {
-            "critic": torch.optim.Adam(self._critic_params, lr=policy.lr, fused=True),
-            "actor": torch.optim.Adam(self._actor_params, lr=policy.lr, fused=True),
-            "temperature": torch.optim.Adam([self.log_alpha], lr=policy.lr, fused=True),
+            self.nets = SacNets(spec, policy, feature_shape, state_mean, state_std, encoder).to(self.device)
+        set_precision(self.nets, None if policy.precision == "float32" else getattr(torch, policy.precision))
+        self.rules = Rules(policy.use_backup_entropy, value_range, policy.bc_weight)
+        self._parameters = {
+            "critic": self.nets.critic_parameters(),
+            "actor": self.nets.actor_parameters(),
+            "temperature": [self.nets.log_alpha],
         }
-        self.noise = np.random.default_rng(seed)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._targets: list[Tensor] = list(self.nets.target_parameters())
+        with torch.no_grad():
+            torch._foreach_copy_(self._targets, self._followed())
+        self.optimisers = {
+            name: torch.optim.Adam(parameters, lr=policy.lr, fused=True)
+            for name, parameters in self._parameters.items()
+        }
+        self.noise = Noise(seed, self.device, self.group.rank, self.group.world)
         self.critic_updates = 0
         self.actor_updates = 0
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def _build(self, shape: Shape, mean: F32, std: F32) -> None:
-        """Make the networks, the targets as copies of them, and the lists of what each optimiser moves."""
-        config, spec = self.config, self.spec
-        self.net = PolicyNet(spec, config, shape, mean, std)
-        self.critic_heads, self.target_heads = (
-            PolicyNet(spec, config, shape, mean, std).heads for _ in range(2)
-        )
-        sizes = (self.net.embedding, config.n_obs_steps * spec.state_size, config.latent_dim)
-        self.critic, self.target_critic = (
-            Critic(config.num_critics, *sizes, config.hidden_dims, len(spec.action_names)) for _ in range(2)
-        )
-        for module in (self.net, self.critic_heads, self.critic, self.target_heads, self.target_critic):
-            module.to(self.device)
-        self.log_alpha = torch.tensor(math.log(config.temperature_init), device=self.device).requires_grad_()
         self.value_bound = torch.zeros((), device=self.device)
-        self._critic_params: list[Tensor] = [*self.critic_heads.parameters(), *self.critic.parameters()]
-        self._actor_params: list[Tensor] = [*self.net.heads.parameters(), *self.net.actor.parameters()]
-        targets = nn.ModuleList([self.target_heads, self.target_critic]).requires_grad_(False)
-        self._target_params: list[Tensor] = list(targets.parameters())
-        self._copy_targets()
+        self._large_streak = torch.zeros(spec.state_size, dtype=torch.int64, device=self.device)
+        self._means = RunningMeans()
+        self._critic_loss, self._actor_loss = critic_loss, actor_loss
+        if policy.compile:
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self._critic_loss = torch.compile(critic_loss, mode=mode)
+            self._actor_loss = torch.compile(actor_loss, mode=mode)
+
+    def _followed(self) -> list[Tensor]:
+        """The critics' parameters that have a target."""
+        return list(self._parameters["critic"][: len(self._targets)])
 
     def update(self, sample: Sample, critic_updates: int) -> None:
         """`critic_updates` critic steps on fresh batches, then one actor and temperature step on the last."""
@@ -107,130 +139,118 @@ class SAC:
         if batch is not None:
             self._actor_step(batch)
 
-    def _critic_step(self, batch: Batch) -> None:
-        target = self.critic_target(batch)
-        state = self.net.normalise(batch.state)
-        image = self.critic_heads(batch.seen, self.noise)
-        values = self.critic(image, state, batch.action)
-        # Summed over the ensemble: each member learns as it would alone.
-        loss = (values - target).square().mean(1).sum()
-        self._step("critic", loss, self._critic_params)
-        torch._foreach_lerp_(self._target_params, self._critic_params, self.config.tau)
-        self.critic_updates += 1
-        self._note_critic(batch, values.detach(), target, state)
+    def _critic_noise(self, batch: Batch) -> CriticNoise:
+        size = len(batch.action)
+        members = self.noise.pair(self.config.num_critics) if self.config.num_critics > 2 else None
+        return CriticNoise(self.noise.normal(size, len(self.spec.action_names)), self._keep(batch), members)
 
-    @torch.no_grad()
-    def _note_critic(self, batch: Batch, values: Tensor, target: Tensor, state: Tensor) -> None:
+    def _keep(self, batch: Batch) -> list[Tensor] | None:
+        """A dropout mask for each camera."""
+        drop = self.config.dropout
+        if drop == 0.0:
+            return None
+        pictures = len(batch.action) * self.config.n_obs_steps
+        return [self.noise.keep(drop, head.pooled, pictures) for head in self.nets.critic_heads.each()]
+
+    def critic_target(self, batch: Batch) -> Tensor:
+        """(B,) what the critics are pulled to, for the next noise in turn."""
+        return critic_target(self.nets, batch, self._critic_noise(batch), self.rules)
+
+    def _critic_step(self, batch: Batch) -> None:
+        found = self._critic_loss(self.nets, batch, self._critic_noise(batch), self.rules)
+        self._step("critic", found.loss)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._targets, self._followed(), self.config.tau)
+            self._note_critic(batch, found)
+        self.critic_updates += 1
+
+    def _note_critic(self, batch: Batch, found: CriticLoss) -> None:
         # No return can exceed the best last reward, or the best other reward earned for ever.
         horizon = 1.0 / max(1.0 - self.config.discount, 1e-6)
         best = batch.reward * torch.where(batch.discount > 0, horizon, 1.0)
         self.value_bound = torch.maximum(self.value_bound, best.max())
-        self._note("critic/loss", (values - target).square().mean())
-        self._note("critic/q_mean", values.mean())
-        self._note("critic/q_max", values.max())
-        self._note("critic/q_bound", self.value_bound)
-        self._note("critic/target_mean", target.mean())
-        self._note("data/demo_share", batch.is_demo.float().mean())
-        self._note("data/reward_mean", batch.reward.mean())
-        self._note("data/state_max", state.abs().max())
-        self._note("data/state_large_share", (state.abs() > _LARGE_INPUT).float().mean())
-
-    @torch.no_grad()
-    def critic_target(self, batch: Batch) -> Tensor:
-        """(B,) reward plus the discounted value of what follows; nothing follows a success or a failure."""
-        state = self.net.normalise(batch.next_state)
-        mean, log_std = self.net.actor(self.net.heads(batch.next_seen), state)
-        action, log_density = squashed_sample(mean, log_std, self._normal(mean))
-        values = self.target_critic(self.target_heads(batch.next_seen), state, action)
-        if len(values) > 2:  # REDQ: the minimum over a random pair
-            values = values[torch.from_numpy(self.noise.permutation(len(values))[:2]).to(self.device)]
-        value = values.min(0).values
-        if self.config.use_backup_entropy:
-            value = value - self.log_alpha.exp() * log_density
-        target: Tensor = batch.reward + batch.discount * value
-        return target.clamp(*self.value_range)
+        values, size = found.values, found.state.abs()
+        often = (size > _SUSPICIOUS).float().mean((0, 1)) > _SUSPICIOUS_SHARE
+        self._large_streak = (self._large_streak + 1) * often  # in a row: one ordinary batch ends it
+        self._means.add(
+            {
+                "critic/loss": (values - found.target).square().mean(),
+                "critic/q_mean": values.mean(),
+                "critic/q_max": values.max(),
+                "critic/q_bound": self.value_bound,
+                "critic/target_mean": found.target.mean(),
+                "data/demo_share": batch.is_demo.float().mean(),
+                "data/reward_mean": batch.reward.mean(),
+                "data/state_max": size.max(),
+                "data/state_large_share": (size > _LARGE_INPUT).float().mean(),
+            }
+        )
 
     def _actor_step(self, batch: Batch) -> None:
-        state = self.net.normalise(batch.state)
-        with torch.no_grad():  # the critic's image heads learn from the critic's loss alone
-            image = self.critic_heads(batch.seen)
-        mean, log_std = self.net.actor(self.net.heads(batch.seen, self.noise), state)
-        action, log_density = squashed_sample(mean, log_std, self._normal(mean))
-        alpha = self.log_alpha.detach().exp()
-        loss = (alpha * log_density - self.critic(image, state, action).mean(0)).mean()
-        if self.config.bc_weight > 0.0:
-            cloning = _cloning_loss(mean, log_std, batch.action)
-            cloned = (cloning * batch.is_demo).sum() / batch.is_demo.sum().clamp(min=1)
-            loss = loss + self.config.bc_weight * cloned
-            self._note("actor/cloning_loss", cloned.detach())
-        self._step("actor", loss, self._actor_params)
-        entropy = -log_density.detach().mean()
-        surplus = entropy - self.config.target_entropy
-        self._step("temperature", self.log_alpha.exp() * surplus, [self.log_alpha])
+        demos = batch.is_demo.float().sum()
+        self.group.mean([demos])  # a process without demonstrations must not weigh another's twice
+        normal = self.noise.normal(len(batch.action), len(self.spec.action_names))
+        found = self._actor_loss(
+            self.nets, batch, normal, self._keep(batch), self.rules, demos.clamp(min=1.0 / self.group.world)
+        )
+        self._step("actor", found.loss)
+        entropy = -found.log_density.detach().mean()
+        self._step("temperature", self.nets.log_alpha.exp() * (entropy - self.config.target_entropy))
         self.actor_updates += 1
-        self._note("actor/loss", loss.detach())
-        self._note("actor/entropy", entropy)
-        self._note("actor/temperature", alpha)
-        self._note("actor/saturated_share", (action.detach().abs() > _SATURATED).float().mean())
-        self._note("actor/std", log_std.detach().exp().mean(0))
+        self._note_actor(found, entropy)
+
+    @torch.no_grad()
+    def _note_actor(self, found: ActorLoss, entropy: Tensor) -> None:
+        self._means.add(
+            {
+                "actor/loss": found.loss,
+                "actor/entropy": entropy,
+                "actor/temperature": self.nets.log_alpha.exp(),
+                "actor/saturated_share": (found.action.abs() > _SATURATED).float().mean(),
+                "actor/std": found.log_std.exp().mean(0),
+            }
+        )
+        if self.rules.bc_weight > 0.0:
+            self._means.add({"actor/cloning_loss": found.cloning})
 
     def pretrain_bc(self, sample: Sample, steps: int) -> None:
-        """Clone the batches' actions for `steps` steps; image heads and actor learn, targets follow after."""
-        parameters = self._actor_params
+        """Clone the batches' actions for `steps` steps; the actor and its image heads learn."""
+        parameters = self._parameters["actor"]
         optimiser = torch.optim.Adam(parameters, lr=self.config.lr, fused=True)
         for _ in range(steps):
             batch = sample().to(self.device)
-            image = self.net.heads(batch.seen, self.noise)
-            mean, log_std = self.net.actor(image, self.net.normalise(batch.state))
-            loss = _cloning_loss(mean, log_std, batch.action).mean()
+            with torch.no_grad():
+                features = self.nets.look(batch.seen)
+            image = self.nets.net.heads(features, self._keep(batch))
+            mean, log_std = self.nets.net.actor(image, self.nets.net.normalise(batch.state))
+            loss = cloning_loss(mean, log_std, batch.action).mean()
             self._descend(optimiser, loss, parameters)
-            self._note("pretrain/cloning_loss", loss.detach())
+            self._means.add({"pretrain/cloning_loss": loss.detach()})
 
     def pretrain_critic(self, sample: Sample, steps: int) -> None:
         """Let the critics value the present policy on the batches for `steps` steps, before it changes."""
         for _ in range(steps):
             self._critic_step(sample().to(self.device))
 
-    def _step(self, name: str, loss: Tensor, parameters: list[Tensor]) -> None:
-        self._note(f"{name}/grad_norm", self._descend(self.optimisers[name], loss, parameters))
+    def _step(self, name: str, loss: Tensor) -> None:
+        norm = self._descend(self.optimisers[name], loss, self._parameters[name])
+        self._means.add({f"{name}/grad_norm": norm})
 
-    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor]) -> Tensor:
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> Tensor:
         """One optimiser step on `parameters` and nothing else; the norm of the gradient before clipping."""
         gradients = torch.autograd.grad(loss, parameters)
+        self.group.mean(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip_norm)
         optimiser.step()
         return norm
 
-    def _copy_targets(self) -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(self._target_params, self._critic_params)
-
-    def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=self.device)
-
-    def _note(self, name: str, value: Tensor) -> None:
-        """Add to a running mean that stays on the device until somebody asks."""
-        if name in self._sums:
-            self._sums[name] += value
-            self._counts[name] += 1
-        else:
-            self._sums[name] = value.detach().clone()
-            self._counts[name] = 1
-
     def metrics(self) -> dict[str, float]:
         """Means since the last call. Raises FloatingPointError when one is not finite: training diverged."""
-        out: dict[str, float] = {}
-        for name, total in self._sums.items():
-            mean = (total / self._counts[name]).cpu()
-            if mean.ndim == 0:
-                out[name] = float(mean)
-            else:
-                parts = zip(self.spec.action_names, mean.tolist(), strict=True)
-                out |= {f"{name}_{part}": value for part, value in parts}
-        self._sums.clear()
-        self._counts.clear()
+        out = self._means.take({"actor/std": self.spec.action_names})
         broken = [name for name, value in out.items() if not math.isfinite(value)]
         if broken:
             raise FloatingPointError(
@@ -238,70 +258,47 @@ class SAC:
             )
         return out
 
+    def large_inputs(self) -> dict[str, int]:
+        """{state component: critic updates in a row with over 1 % of its normalised values beyond 5}."""
+        return dict(zip(self.spec.state_names, self._large_streak.tolist(), strict=True))
+
     def actor_weights(self) -> dict[str, NDArray[Any]]:
-        """The tensors `ActingPolicy.load` takes: state statistics, image heads and actor."""
-        return {name: t.detach().cpu().numpy().copy() for name, t in self.net.state_dict().items()}
+        """The tensors `ActingPolicy.load` takes: state statistics, image heads, actor; a learning encoder."""
+        tensors = dict(self.nets.net.state_dict())
+        if self.nets.encoder is not None and not self.nets.frozen:
+            tensors |= {f"{ENCODER}{name}": t for name, t in self.nets.encoder.state_dict().items()}
+        return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
     def _current(self) -> dict[str, Tensor]:
         """Every tensor of the learner but the optimisers', under its name in a checkpoint."""
-        modules = (("net", self.net), ("critic_heads", self.critic_heads), ("critic", self.critic))
-        targets = (("target_heads", self.target_heads), ("target_critic", self.target_critic))
         tensors = {
-            f"{part}.{n}": t for part, module in modules + targets for n, t in module.state_dict().items()
+            name: tensor
+            for name, tensor in self.nets.state_dict().items()
+            if not (self.nets.frozen and name.startswith(ENCODER))
         }
-        return {
-            **tensors,
-            "log_alpha": self.log_alpha.detach(),
-            "value_bound": self.value_bound,
-            "generator": self.generator.get_state(),
-        }
+        return {**tensors, "value_bound": self.value_bound, "generator": self.noise.state()[0]}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything, as tensors (for safetensors) and plain values (for JSON)."""
-        tensors = self._current()
-        for name, optimiser in self.optimisers.items():
-            for index, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{index}.{slot}": tensor for slot, tensor in slots.items()}
+        """Everything, as tensors (for safetensors) and plain values (for JSON); copies, on the CPU."""
+        tensors = {**self._current(), **adam_tensors(self.optimisers)}
         plain = {
             "critic_updates": self.critic_updates,
             "actor_updates": self.actor_updates,
-            "noise": self.noise.bit_generator.state,
+            "noise": self.noise.state()[1],
         }
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, plain
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Continue from `state_dict`. Raises WeightsError naming what is missing, unknown or misshapen."""
         current = self._current()
-        moments = self._expected_moments(plain)
+        stepped = {name: plain["actor_updates"] > 0 for name in self.optimisers}
+        stepped["critic"] = plain["critic_updates"] > 0
+        moments = expected_adam_tensors(self.optimisers, stepped)
         check_tensors({**current, **moments}, tensors, "the learner state")
         with torch.no_grad():
             for name, tensor in current.items():
                 tensor.copy_(tensors[name])
-        self.generator.set_state(tensors["generator"].cpu())
-        for name, optimiser in self.optimisers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key in moments:
-                _, owner, index, slot = key.split(".")
-                if owner == name:
-                    state.setdefault(int(index), {})[slot] = tensors[key].clone()
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        self.noise.restore(tensors["generator"], plain["noise"])
+        restore_adam(self.optimisers, {name: tensors[name] for name in moments})
         self.critic_updates = int(plain["critic_updates"])
         self.actor_updates = int(plain["actor_updates"])
-        self.noise.bit_generator.state = plain["noise"]
-
-    def _expected_moments(self, plain: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The optimisers' tensors that a state with these counters holds."""
-        moments: dict[str, Tensor] = {}
-        for name, optimiser in self.optimisers.items():
-            if plain["critic_updates" if name == "critic" else "actor_updates"]:
-                for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
-                    key = f"optimiser.{name}.{index}."
-                    moments |= {key + "exp_avg": parameter, key + "exp_avg_sq": parameter}
-                    moments[key + "step"] = torch.zeros(())
-        return moments
-
-
-def _cloning_loss(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
-    """(B,) distance of the squashed mean from the action, and a weak pull on the spread."""
-    distance = (torch.tanh(mean) - action).square().mean(1)
-    return distance + _CLONE_STD_WEIGHT * (log_std - _CLONE_LOG_STD).square().mean(1)

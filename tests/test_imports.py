@@ -11,8 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for package in ("hilserl", "robot") for p in (ROOT / package).rglob("*.py"))
 TORCH_MODULES = {"vision", "replay", "sac", "networks", "acting", "reward", "build", "inference", "pretrain"}
-TORCH_MODULES |= {"learner_process", "actor_process", "sampling"}
+TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "sampling"}
+TORCH_MODULES |= {"adam_state", "noise", "parallel", "running_means", "sac_losses"}
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
+PLAIN_ROBOT_MODULES += ("robot.joint_units",)
 COMPOSERS = {"build", "body", "pretrain", "cli"}
 """build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hilserl.config import PolicyConfig
-from hilserl.replay import Batch
+from hilserl.sampling import Batch
 from hilserl.sac import SAC
 from hilserl.types import End, Episode, Role, Spec
 

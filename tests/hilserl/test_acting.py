@@ -54,8 +54,8 @@ def test_the_actor_acts_on_exactly_what_the_learner_learns_from(encoder: Feature
             found = acting._stacked()
             assert torch.equal(found[0][0], features)
             assert torch.equal(found[1][0], state)
-            net = sac.net
-            mean, _ = net.actor(net.heads(features[None]), net.normalise(state[None]))
+            net = sac.nets.net
+            mean, _ = net.actor(net.heads(features[None].float()), net.normalise(state[None]))
             assert np.array_equal(action, torch.tanh(mean)[0].detach().numpy())
 
 

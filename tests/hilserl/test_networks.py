@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from hilserl.networks import Critic, dropout, squashed_sample
+from hilserl.networks import Critic, squashed_sample
+from hilserl.noise import Noise
 
 torch.set_num_threads(1)
 
@@ -36,9 +36,27 @@ def test_an_ensemble_learns_as_its_members_would_alone() -> None:
             torch.testing.assert_close(mine[0], shared[member], rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
-    x = torch.ones(200, 500)
-    y = dropout(x, 0.1, np.random.default_rng(0))
-    assert float((y == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
-    assert float(y.mean()) == pytest.approx(1.0, abs=0.005)
-    assert dropout(x, 0.1, None) is x
+def test_a_dropout_mask_zeroes_its_share_and_keeps_the_mean() -> None:
+    mask = Noise(0, torch.device("cpu")).keep(0.1, 500, 200)
+    assert float((mask == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
+    assert float(mask.mean()) == pytest.approx(1.0, abs=0.005)
+
+
+def test_several_processes_draw_together_what_one_draws_alone() -> None:
+    cpu = torch.device("cpu")
+    alone, parts = Noise(3, cpu), [Noise(3, cpu, rank, 3) for rank in range(3)]
+    for _ in range(2):
+        assert torch.equal(alone.normal(6, 4), torch.cat([part.normal(2, 4) for part in parts]))
+        assert torch.equal(alone.keep(0.2, 5, 6), torch.cat([part.keep(0.2, 5, 2) for part in parts], 1))
+        pairs = {tuple(part.pair(9).tolist()) for part in parts}
+        assert pairs == {tuple(alone.pair(9).tolist())}
+
+
+def test_noise_continues_from_its_state() -> None:
+    first, second = Noise(0, torch.device("cpu")), Noise(1, torch.device("cpu"))
+    first.normal(3, 2)
+    first.keep(0.5, 3, 3)
+    second.restore(*first.state())
+    assert torch.equal(first.normal(4, 4), second.normal(4, 4))
+    assert torch.equal(first.keep(0.5, 4, 4), second.keep(0.5, 4, 4))
+    assert torch.equal(first.pair(10), second.pair(10))

@@ -13,10 +13,12 @@ from safetensors.torch import load, save
 
 from hilserl.acting import WeightsError
 from hilserl.networks import EnsembleLinear, squashed_sample
-from hilserl.replay import Batch, Replay
+from hilserl.noise import Noise
+from hilserl.replay import Replay
 from hilserl.sac import SAC
+from hilserl.sampling import Batch
 from hilserl.types import End
-from tests.fakes.learning import SHAPE, SPEC, agent, batch, batches, episode
+from tests.fakes.learning import MEAN, SHAPE, SPEC, agent, batch, batches, episode
 
 
 def changed(sac: SAC, before: dict[str, torch.Tensor]) -> set[str]:
@@ -30,16 +32,12 @@ def changed(sac: SAC, before: dict[str, torch.Tensor]) -> set[str]:
 
 def test_the_target_is_reward_plus_discounted_value_unless_the_future_is_over() -> None:
     sac, data = agent(), batch()
-    generator = torch.Generator().manual_seed(5)
-    noise = torch.randn(16, 4, generator=generator)
-    sac.generator.manual_seed(5)
-    state = sac.net.normalise(data.next_state)
-    mean, log_std = sac.net.actor(sac.net.heads(data.next_seen), state)
+    noise = Noise(0, torch.device("cpu")).normal(16, 4)
+    state = sac.nets.net.normalise(data.next_state)
+    mean, log_std = sac.nets.net.actor(sac.nets.net.heads(data.next_seen.float()), state)
     action = torch.tanh(mean + log_std.exp() * noise)
-    value = sac.target_critic(sac.target_heads(data.next_seen), state, action).amin(0)
-    expected = [
-        float(data.reward[i]) + float(data.discount[i]) * value[i].item() for i in range(16)
-    ]
+    value = sac.nets.target_critic(sac.nets.target_heads(data.next_seen.float()), state, action).amin(0)
+    expected = [float(data.reward[i]) + float(data.discount[i]) * value[i].item() for i in range(16)]
     np.testing.assert_allclose(sac.critic_target(data), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -55,7 +53,7 @@ def test_a_timeout_is_bootstrapped_through_and_a_success_is_not() -> None:
         replay.add(episode(1, end=end))
         sac = agent(seed=3)
         with torch.no_grad():
-            for layer in list(sac.target_critic.body)[-1:]:
+            for layer in list(sac.nets.target_critic.body)[-1:]:
                 layer.bias.fill_(5.0)  # type: ignore[operator, union-attr]
                 layer.weight.zero_()  # type: ignore[operator, union-attr]
         return float(sac.critic_target(replay.sample(1, 0.0)))
@@ -69,19 +67,22 @@ def test_a_timeout_is_bootstrapped_through_and_a_success_is_not() -> None:
 def test_backup_entropy_lowers_the_target_by_temperature_times_log_density() -> None:
     data = replace(batch(), discount=torch.full((16,), 0.97))
     plain, entropic = agent(), agent(use_backup_entropy=True)
-    noise = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    plain.generator.manual_seed(0)
-    entropic.generator.manual_seed(0)
-    state = plain.net.normalise(data.next_state)
-    _, log_density = squashed_sample(*plain.net.actor(plain.net.heads(data.next_seen), state), noise)
+    noise = Noise(0, torch.device("cpu")).normal(16, 4)
+    state = plain.nets.net.normalise(data.next_state)
+    _, log_density = squashed_sample(
+        *plain.nets.net.actor(plain.nets.net.heads(data.next_seen.float()), state), noise
+    )
     difference = plain.critic_target(data) - entropic.critic_target(data)
     torch.testing.assert_close(difference, 0.97 * 0.1 * log_density.detach(), rtol=1e-3, atol=1e-5)
 
 
 def test_many_critics_back_up_the_minimum_of_a_random_pair() -> None:
-    sac, data = agent(num_critics=5), replace(batch(), discount=torch.full((16,), 0.97), reward=torch.zeros(16))
+    sac, data = (
+        agent(num_critics=5),
+        replace(batch(), discount=torch.full((16,), 0.97), reward=torch.zeros(16)),
+    )
     with torch.no_grad():
-        last = list(sac.target_critic.body)[-1]
+        last = list(sac.nets.target_critic.body)[-1]
         assert isinstance(last, EnsembleLinear)
         last.weight.zero_()
         last.bias.copy_(torch.arange(5.0)[:, None])
@@ -112,7 +113,7 @@ def test_an_actor_step_moves_its_own_heads_and_never_the_critics() -> None:
 def test_targets_stay_within_what_the_task_can_pay() -> None:
     data = replace(batch(), discount=torch.full((16,), 0.97))
     free, bound = agent(), agent()
-    bound.value_range = (0.2, 0.5)
+    bound.rules = replace(bound.rules, value_range=(0.2, 0.5))
     wild = free.critic_target(data)
     assert float(wild.max()) > 0.5
     assert float(wild.min()) < 0.2
@@ -129,11 +130,11 @@ def test_pretraining_the_critic_leaves_the_actor_alone() -> None:
 
 def test_targets_follow_by_tau() -> None:
     sac = agent(tau=0.25)
-    target = sac.target_critic.body[0].weight.clone()  # type: ignore[union-attr, operator]
+    target = sac.nets.target_critic.body[0].weight.clone()  # type: ignore[union-attr, operator]
     sac._critic_step(batch())
-    online = sac.critic.body[0].weight  # type: ignore[union-attr]
+    online = sac.nets.critic.body[0].weight  # type: ignore[union-attr]
     expected = target + 0.25 * (online.detach() - target)  # type: ignore[operator]
-    torch.testing.assert_close(sac.target_critic.body[0].weight, expected)  # type: ignore[union-attr]
+    torch.testing.assert_close(sac.nets.target_critic.body[0].weight, expected)  # type: ignore[union-attr]
 
 
 def test_an_update_is_so_many_critic_steps_and_one_actor_step() -> None:
@@ -151,9 +152,9 @@ def test_an_update_is_so_many_critic_steps_and_one_actor_step() -> None:
 def test_the_temperature_falls_when_entropy_is_above_its_target_and_rises_below() -> None:
     for target, sign in ((-50.0, -1), (50.0, 1)):
         sac = agent(target_entropy=target)
-        before = sac.log_alpha.item()
+        before = sac.nets.log_alpha.item()
         sac._actor_step(batch())
-        assert (sac.log_alpha.item() - before) * sign > 0
+        assert (sac.nets.log_alpha.item() - before) * sign > 0
 
 
 def test_only_demonstration_rows_are_cloned() -> None:
@@ -182,8 +183,8 @@ def test_a_row_is_judged_by_itself() -> None:
     sac, data = agent(num_critics=3), batch()
 
     def values(rows: slice) -> torch.Tensor:
-        image = sac.net.heads(data.seen[rows])
-        return sac.critic(image, sac.net.normalise(data.state[rows]), data.action[rows])
+        image = sac.nets.net.heads(data.seen[rows].float())
+        return sac.nets.critic(image, sac.nets.net.normalise(data.state[rows]), data.action[rows])
 
     for row in range(16):
         torch.testing.assert_close(values(slice(row, row + 1))[:, 0], values(slice(None))[:, row])
@@ -198,7 +199,7 @@ def test_still_state_components_are_dropped_and_named(caplog: pytest.LogCaptureF
     assert "stuck_rad" in caplog.text
     assert "x_m" not in caplog.text
     state = torch.tensor([[[0.3, 0.05, 99.0]]])
-    torch.testing.assert_close(sac.net.normalise(state), torch.tensor([[[1.0, 1.0, 0.0]]]))
+    torch.testing.assert_close(sac.nets.net.normalise(state), torch.tensor([[[1.0, 1.0, 0.0]]]))
 
 
 def test_inputs_far_outside_the_data_are_reported() -> None:
@@ -227,9 +228,18 @@ def test_divergence_is_an_error_and_not_a_number() -> None:
         sac.metrics()
 
 
-def test_an_unfrozen_encoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="freeze_vision_encoder"):
-        agent(freeze_vision_encoder=False)
+def test_inputs_out_of_range_are_counted_and_named() -> None:
+    sac, data = agent(), batch()
+    data = replace(data, state=torch.zeros_like(data.state) + torch.from_numpy(MEAN))
+    state = data.state.clone()
+    state[0, 0, 0] += 0.1 * 6
+    wild = replace(data, state=state)
+    for found in (wild, wild, wild):
+        sac._critic_step(found)
+    names = SPEC.state_names
+    assert sac.large_inputs() == {names[0]: 3, names[1]: 0, names[2]: 0}
+    sac._critic_step(data)
+    assert set(sac.large_inputs().values()) == {0}
 
 
 # -- checkpoints
