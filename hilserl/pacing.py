@@ -167,8 +167,7 @@ class PacingWatch:
         if pace is None:
             return
         busy = self._busy_since_s is not None and now_s - self._busy_since_s >= WINDOW_S
-        whole = pace.span_s >= WINDOW_S
-        bad = busy and whole and pace.ratio < BEHIND * self._utd
+        bad = busy and pace.ratio < BEHIND * self._utd
         good = self._busy_since_s is None or math.isnan(pace.ratio) or pace.ratio > BEHIND_CLEAR * self._utd
         self._behind.turn(now_s, bad=bad, good=good)
 

@@ -44,12 +44,12 @@ def task_hash(task: TaskConfig) -> str:
     return hashlib.sha256(task_json(task).encode()).hexdigest()[:HASH_LENGTH]
 
 
-def task_differences(ours: TaskConfig, theirs: Stored, allow: Collection[str] = ()) -> list[Difference]:
+def task_differences(ours: Stored, theirs: Stored, allow: Collection[str] = ()) -> list[Difference]:
     """Fields in which two task records differ, except those `allow` names (a field or a whole section).
 
-    theirs: a TaskConfig, or one as stored: JSON text, or the object parsed from it.
+    Raises TaskMismatch for what is JSON but no object, ValueError for text that is not JSON.
     """
-    a, b = flatten(encode(ours, TaskConfig)), flatten(_plain(theirs))
+    a, b = flatten(_plain(ours)), flatten(_plain(theirs))
     return [
         Difference(name, _value(a, name), _value(b, name))
         for name in [*a, *(name for name in b if name not in a)]

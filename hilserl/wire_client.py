@@ -12,6 +12,7 @@ import grpc
 
 from hilserl._proto import learner_pb2 as pb
 from hilserl._proto import learner_pb2_grpc as pb_grpc
+from hilserl.alarms import Alarm
 from hilserl.config import ServiceConfig
 from hilserl.episode import EpisodeHeader
 from hilserl.episode_builder import check_actor, check_obs, check_step, merge_info
@@ -26,9 +27,15 @@ from hilserl.wire_channel import (
     open_channel,
     token_metadata,
 )
-from hilserl.wire_codec import first_to_proto, last_to_proto, next_to_proto
+from hilserl.wire_codec import (
+    Command,
+    alarm_from_proto,
+    command_to_proto,
+    first_to_proto,
+    last_to_proto,
+    next_to_proto,
+)
 from hilserl.wire_connection import Connection
-from hilserl.wire_server import Command
 
 _LOG = logging.getLogger(__name__)
 
@@ -189,31 +196,47 @@ class ActorLink:
 
 @dataclass(frozen=True, slots=True)
 class LearnerStatus:
-    """What a learner says of itself. actors: {name: (connected now, highest stored episode number)}."""
+    """What a learner says of itself.
+
+    actors: {name: (connected now, highest stored episode number)}. alarms: those that stand.
+    updates_per_transition: achieved in the last minute, None when no transition arrived in it.
+    paused: no updates until Command.RESUME.
+    """
 
     task_hash: str
     weights_version: int
     transitions: int
     updates: int
     actors: dict[str, tuple[bool, int]]
+    alarms: tuple[Alarm, ...]
+    updates_per_transition: float | None
+    paused: bool
 
 
 def learner_status(config: ServiceConfig) -> LearnerStatus:
     """Ask the learner how it is. Raises LearnerUnreachable."""
-    reply = _ask(config, "Status", pb.StatusRequest())
+    return status_from_proto(_ask(config, "Status", pb.StatusRequest()))
+
+
+def status_from_proto(reply: Any) -> LearnerStatus:  # noqa: ANN401
+    """Return a StatusReply as plain data."""
     return LearnerStatus(
         task_hash=reply.task_hash,
         weights_version=reply.weights_version,
         transitions=reply.progress.transitions,
         updates=reply.progress.updates,
         actors={a.name: (a.connected, a.durable_number) for a in reply.actors},
+        alarms=tuple(alarm_from_proto(alarm) for alarm in reply.alarms),
+        updates_per_transition=(
+            reply.updates_per_transition if reply.HasField("updates_per_transition") else None
+        ),
+        paused=reply.paused,
     )
 
 
 def send_command(config: ServiceConfig, command: Command) -> None:
     """Ask the learner to do `command`. Raises LearnerUnreachable."""
-    codes = {Command.SAVE: pb.COMMAND_SAVE, Command.STOP: pb.COMMAND_STOP}
-    _ask(config, "Control", pb.ControlRequest(command=codes[command]))
+    _ask(config, "Control", command_to_proto(command))
 
 
 def _ask(config: ServiceConfig, method: str, request: Any) -> Any:  # noqa: ANN401 (generated messages)

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilserl._proto import learner_pb2 as pb
+from hilserl.alarms import Alarm
 from hilserl.episode import EpisodeHeader
 from hilserl.types import End, Obs, Role, Spec, Step, Weights
 
@@ -34,6 +36,23 @@ _ENDS = {
     End.TIMEOUT: pb.END_TIMEOUT,
     End.FAULT: pb.END_FAULT,
     End.DISCARDED: pb.END_DISCARDED,
+}
+
+
+class Command(Enum):
+    """What a person may ask of a running learner."""
+
+    SAVE = "save"
+    STOP = "stop"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+_COMMANDS = {
+    Command.SAVE: pb.COMMAND_SAVE,
+    Command.STOP: pb.COMMAND_STOP,
+    Command.PAUSE: pb.COMMAND_PAUSE,
+    Command.RESUME: pb.COMMAND_RESUME,
 }
 
 
@@ -201,23 +220,24 @@ def spec_differences(learner: Any, actor: Any) -> list[Difference]:  # noqa: ANN
     ]
 
 
-def task_differences(learner_json: str, actor_json: str) -> list[Difference]:
-    """Return the dotted fields in which two task records differ. Raises ValueError for what is not JSON."""
-    learner, actor = _flatten("", json.loads(learner_json)), _flatten("", json.loads(actor_json))
-    return [
-        Difference(field, learner.get(field, "(nothing)"), actor.get(field, "(nothing)"))
-        for field in sorted(learner.keys() | actor.keys())
-        if learner.get(field) != actor.get(field)
-    ]
+def command_to_proto(command: Command) -> Any:  # noqa: ANN401
+    """Return `command` as a request."""
+    return pb.ControlRequest(command=_COMMANDS[command])
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, str]:  # noqa: ANN401
-    if not isinstance(value, dict) or not value:
-        return {prefix: json.dumps(value, sort_keys=True)}
-    flat: dict[str, str] = {}
-    for key, item in value.items():
-        flat |= _flatten(f"{prefix}.{key}" if prefix else key, item)
-    return flat
+def command_from_proto(message: Any) -> Command:  # noqa: ANN401
+    """Return the command in a request. Raises ValueError for one this program does not know."""
+    return _decode(_COMMANDS, message.command, "command")
+
+
+def alarm_to_proto(alarm: Alarm) -> Any:  # noqa: ANN401
+    """Return `alarm` as a message."""
+    return pb.Alarm(name=alarm.name, message=alarm.message, value=alarm.value, limit=alarm.limit)
+
+
+def alarm_from_proto(message: Any) -> Alarm:  # noqa: ANN401
+    """Return an Alarm."""
+    return Alarm(message.name, message.message, message.value, message.limit)
 
 
 def _facts(info: Mapping[str, float | str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from typing import Any
 
 import grpc
@@ -15,9 +14,10 @@ import numpy as np
 
 from hilserl._proto import learner_pb2 as pb
 from hilserl._proto import learner_pb2_grpc as pb_grpc
+from hilserl.alarms import Alarm
 from hilserl.config import ServiceConfig
 from hilserl.episode_builder import check_actor
-from hilserl.task_record import is_allowed
+from hilserl.task_record import TaskMismatch, task_differences
 from hilserl.types import Episode, Spec, Weights
 from hilserl.wire_assembly import Assembler, Finished, RecordRefused
 from hilserl.wire_channel import (
@@ -33,10 +33,12 @@ from hilserl.wire_channel import (
 )
 from hilserl.wire_codec import (
     PROTOCOL_VERSION,
+    Command,
     Difference,
+    alarm_to_proto,
+    command_from_proto,
     spec_differences,
     spec_to_proto,
-    task_differences,
     weights_to_proto,
 )
 from hilserl.wire_sessions import Session, Sessions
@@ -44,13 +46,6 @@ from hilserl.wire_sessions import Session, Sessions
 _MAX_ACTORS = 16
 _PROGRESS_EVERY_S = 0.05
 _LOG = logging.getLogger(__name__)
-
-
-class Command(Enum):
-    """What a person may ask of a running learner."""
-
-    SAVE = "save"
-    STOP = "stop"
 
 
 class LearnerService:
@@ -86,6 +81,7 @@ class LearnerService:
         self._news = threading.Condition()
         self._weights = pb.Weights()
         self._progress = pb.Progress()
+        self._health = pb.StatusReply()
         self._stopping = threading.Event()
         self._server: Any = None
 
@@ -127,6 +123,19 @@ class LearnerService:
         with self._news:
             self._progress = pb.Progress(transitions=transitions, updates=updates)
             self._news.notify_all()
+
+    def set_alarms(
+        self, alarms: Iterable[Alarm], *, paused: bool, updates_per_transition: float | None
+    ) -> None:
+        """What `Status` says from now on: the alarms that stand, whether updates are paused, the pace.
+
+        updates_per_transition: achieved in the last minute, None when nothing arrived in it.
+        """
+        self._health = pb.StatusReply(
+            alarms=[alarm_to_proto(alarm) for alarm in alarms],
+            paused=paused,
+            updates_per_transition=updates_per_transition,
+        )
 
     def actors(self) -> dict[str, bool]:
         """Return {actor: connected now} of every actor seen or stored."""
@@ -204,19 +213,21 @@ class LearnerService:
             pb.ActorStatus(name=name, connected=connected, durable_number=durable)
             for name, connected, durable in self._sessions.overview()
         ]
-        return pb.StatusReply(
+        reply = pb.StatusReply(
             protocol_version=PROTOCOL_VERSION,
             task_hash=self._task_hash,
             weights_version=self._weights.version,
             progress=self._progress,
             actors=actors,
         )
+        reply.MergeFrom(self._health)
+        return reply
 
     def Control(self, request: Any, context: Any) -> Any:  # noqa: N802, ANN401
-        commands = {pb.COMMAND_SAVE: Command.SAVE, pb.COMMAND_STOP: Command.STOP}
-        if request.command not in commands:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unknown command code {request.command}")
-        self.commands.put(commands[request.command])
+        try:
+            self.commands.put(command_from_proto(request))
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.ControlReply()
 
     # -- behind the protocol ------------------------------------------------------------------------
@@ -229,11 +240,11 @@ class LearnerService:
         try:
             check_actor(request.actor)
             if request.task_hash != self._task_hash:
-                tasks = task_differences(self._task_json, request.task_json)
-                found += [d for d in tasks if not is_allowed(d.field, self._allowed)]
-                if not tasks:
+                if not task_differences(self._task_json, request.task_json):
                     found.append(Difference("task_hash", self._task_hash, request.task_hash))
-        except ValueError as error:
+                tasks = task_differences(self._task_json, request.task_json, self._allowed)
+                found += [Difference(d.field, d.ours, d.theirs) for d in tasks]
+        except (ValueError, TaskMismatch) as error:
             found.append(Difference("actor, task_json", "a name and a JSON object", str(error)))
         return found
 

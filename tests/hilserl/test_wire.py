@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from hilserl._proto import learner_pb2 as pb
 from hilserl._proto import learner_pb2_grpc as pb_grpc
+from hilserl.alarms import Alarm
 from hilserl.config import ServiceConfig
 from hilserl.episode import (
     EpisodeBuilder,
@@ -45,6 +46,7 @@ from hilserl.wire import (
     send_command,
 )
 from hilserl.wire_assembly import Assembler
+from hilserl.wire_client import status_from_proto
 from hilserl.wire_codec import (
     first_to_proto,
     last_to_proto,
@@ -643,7 +645,7 @@ def test_a_mismatch_names_every_field_with_both_values(bench: Bench):
         "spec.state_names": ('["a_rad", "b_m"]', '["a_deg", "b_m"]'),
         "fps": ("10.0", "20.0"),
         "scene.lift_height": ("0.03", "0.05"),
-        "new": ("(nothing)", "1"),
+        "new": ("absent", "1"),
     }
     assert "fps: the learner has 10.0, this actor has 20.0" in str(caught.value)
 
@@ -669,6 +671,7 @@ def test_a_difference_that_is_allowed_by_name_is_taken(bench: Bench):
         ({"protocol_version": 2}, "protocol_version"),
         ({"task_hash": "x"}, "task_hash"),
         ({"task_hash": "x", "task_json": "{"}, "task_json"),
+        ({"task_hash": "x", "task_json": "[1]"}, "task_json"),
         ({"actor": "../x"}, "actor"),
     ],
 )
@@ -814,11 +817,35 @@ def test_status_and_commands(bench: Bench):
         10,
     )
     assert status.actors == {"robot": (True, 1)}
-    send_command(bench.config, Command.SAVE)
-    assert service.commands.get(timeout=WAIT_S) is Command.SAVE
+    assert (status.alarms, status.updates_per_transition, status.paused) == ((), None, False)
+    for command in Command:
+        send_command(bench.config, command)
+        assert service.commands.get(timeout=WAIT_S) is command
+    with raw_stub(bench) as stub, pytest.raises(grpc.RpcError, match="unknown command code 77"):
+        stub.Control(pb.ControlRequest(command=77))
+    assert service.commands.empty()
     service.stop()
     with pytest.raises(LearnerUnreachable):
         learner_status(bench.config)
+
+
+ALARMS = st.lists(
+    st.builds(Alarm, st.text(max_size=20), st.text(max_size=80), st.floats(), st.floats()), max_size=4
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(alarms=ALARMS, paused=st.booleans(), ratio=st.none() | st.floats(0, 100))
+def test_status_says_what_stands(alarms, paused, ratio):
+    service = LearnerService(ServiceConfig(), SPEC, "hash", TASK_JSON, print, queue.Queue(), {})
+    service.progress(30, 10)
+    service.set_alarms([Alarm("old", "", 0.0, 0.0)], paused=not paused, updates_per_transition=1.0)
+    service.set_alarms(alarms, paused=paused, updates_per_transition=ratio)
+    reply = pb.StatusReply.FromString(service.Status(pb.StatusRequest(), None).SerializeToString())
+    found = status_from_proto(reply)
+    assert [repr(alarm) for alarm in found.alarms] == [repr(alarm) for alarm in alarms]  # nan too
+    assert (found.paused, found.updates_per_transition) == (paused, ratio)
+    assert (found.transitions, found.updates, found.task_hash) == (30, 10, "hash")
 
 
 # -- other machines ---------------------------------------------------------------------------------------
