@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -28,7 +29,7 @@ class EncodingFailed(Exception):
 
 
 class Arrival(NamedTuple):
-    """An episode and its features; None for an evaluation episode, which is never learned from."""
+    """An episode and its features; None for an evaluation episode and where the replay keeps pictures."""
 
     episode: Episode
     features: NDArray[Any] | None
@@ -40,17 +41,19 @@ class Arrivals:
     with Arrivals(inbox, replay.features_of) as arrivals:
         arrival = arrivals.get(timeout_s=0.2)
 
-    encode: pure, called from the one thread only.
+    encode: pure, called from the one thread only. frames, encode_s: frames encoded so far, and the time it
+    took [s].
     """
 
     def __init__(
         self,
         inbox: queue.Queue[Episode],
-        encode: Callable[[Episode], NDArray[Any]],
+        encode: Callable[[Episode], NDArray[Any] | None],
         ready: int = READY_EPISODES,
     ) -> None:
         self._inbox, self._encode = inbox, encode
         self._ready: queue.Queue[Arrival | EncodingFailed] = queue.Queue(ready)
+        self.frames, self.encode_s = 0, 0.0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="encoder")
         self._thread.start()
@@ -89,7 +92,7 @@ class Arrivals:
             except queue.Empty:
                 continue
             try:
-                features = None if episode.role is Role.EVAL else self._encode(episode)
+                features = None if episode.role is Role.EVAL else self._encoded(episode)
             except Exception as error:  # noqa: BLE001 - handed to the loop, which stops
                 failed = EncodingFailed(
                     f"episode {episode.actor}/{episode.number} could not be encoded: "
@@ -99,6 +102,13 @@ class Arrivals:
                 self._hand_over(failed)
                 return
             self._hand_over(Arrival(episode, features))
+
+    def _encoded(self, episode: Episode) -> NDArray[Any] | None:
+        start_s = time.monotonic()
+        features = self._encode(episode)
+        self.encode_s += time.monotonic() - start_s
+        self.frames += len(episode) + 1
+        return features
 
     def _hand_over(self, item: Arrival | EncodingFailed) -> None:
         while not self._closing.is_set():

@@ -12,23 +12,29 @@ import torch
 from numpy.typing import NDArray
 
 from hilserl.acting import ActingPolicy
+from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, ConfigError
 from hilserl.contract import ContractMismatch
-from hilserl.episode import (
-    TASK_FILE,
-    load_episode,
-    scan_episodes,
-)
+from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, scan_episodes
 from hilserl.metrics import train_names
-from hilserl.replay import Batch, Replay
-from hilserl.sac import SAC
+from hilserl.replay import Key, Replay
+from hilserl.sac import SAC, Group
+from hilserl.sampling import Batch
 from hilserl.task_record import check_task
-from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder, load_trunk
-from robot.types import F32
+from hilserl.types import Episode, Obs, Spec
+from hilserl.vision import FeatureEncoder, load_trunk, principal_projection
+from robot.types import F32, U8
 
 ENCODER_KEY = "encoder_sha256"
-"""Name under which published weights carry the hash of the image encoder they were trained on."""
+"""Name under which published weights carry the hash of the image encoder training began with."""
+PROJECTION_KEY = "projection"
+"""Name under which they carry the encoder's projection where it was computed from demonstrations."""
+_PROJECTION_PICTURES = 512
+"""Demonstrated pictures the projection is computed from: 16 positions of each, thousands of vectors."""
+
+
+Known = Callable[[Key, Path], None]
+"""Hears where each episode's file is."""
 
 
 class Stopped(Exception):
@@ -36,11 +42,44 @@ class Stopped(Exception):
 
 
 def build_encoder(config: Config) -> FeatureEncoder:
-    """The frozen image encoder of this configuration."""
+    """The image encoder of this configuration; one of principal channels still lacks its projection."""
     policy = config.policy
     return FeatureEncoder(
-        load_trunk(policy.vision_encoder_name), policy.feature_channels, device=policy.device
+        load_trunk(policy.vision_encoder_name),
+        policy.feature_channels,
+        seed=None if policy.feature_projection == "pca" else 0,
+        device=policy.device,
     )
+
+
+def learner_encoder(config: Config, checkpoint: Path | None) -> FeatureEncoder:
+    """The learner's image encoder: principal channels are those of `checkpoint`, or of the demonstrations."""
+    encoder = build_encoder(config)
+    if encoder.complete:
+        return encoder
+    if checkpoint is not None:
+        projection = load_pretrained(checkpoint).tensors["encoder.projection"]
+        encoder.project(torch.from_numpy(np.array(projection)))
+        return encoder
+    pictures = _demonstrated_pictures(config)
+    encoder.project(principal_projection(encoder.trunk, pictures, encoder.channels))
+    return encoder
+
+
+def _demonstrated_pictures(config: Config) -> U8:
+    """Evenly spread over all demonstrations, uint8 (N, H, W, 3), all cameras."""
+    infos = [info for folder in config.demos for info in scan_episodes(Path(folder))]
+    if not infos:
+        raise ConfigError(
+            'policy.feature_projection is "pca", which is computed from demonstrations: name some in demos, '
+            'or use "random"'
+        )
+    each = -(-_PROJECTION_PICTURES // (len(infos) * len(config.task.camera_ids)))
+    parts: list[U8] = []
+    for info in infos:
+        for images in load_episode(info.path).images.values():
+            parts.append(images[:: max(1, len(images) // each)])
+    return np.concatenate(parts)
 
 
 def set_threads(config: Config) -> None:
@@ -54,7 +93,7 @@ class Player:
 
     def __init__(self, spec: Spec, config: Config, encoder: FeatureEncoder, *, deterministic: bool) -> None:
         self._policy = ActingPolicy(spec, config.policy, encoder)
-        self._encoder_hash = encoder.hash()
+        self._encoder, self._encoder_hash = encoder, encoder.hash()
         self._generator = torch.Generator().manual_seed(config.seed)
         self.deterministic = deterministic
         self.noise_scale = 1.0
@@ -63,11 +102,15 @@ class Player:
         """Take published weights. Raises ContractMismatch when they belong to another image encoder."""
         tensors = dict(weights)
         theirs = tensors.pop(ENCODER_KEY).tobytes().hex()
+        projection = tensors.pop(PROJECTION_KEY, None)
+        if projection is not None and not self._encoder.complete:
+            self._encoder.project(torch.from_numpy(np.array(projection)))
+            self._encoder_hash = self._encoder.hash()
         if theirs != self._encoder_hash:
             raise ContractMismatch(
                 f"the learner trains on an image encoder with hash {theirs[:16]}, this actor loaded "
-                f"{self._encoder_hash[:16]}: give both the same policy.vision_encoder_name and "
-                "policy.feature_channels"
+                f"{self._encoder_hash[:16]}: give both the same policy.vision_encoder_name, "
+                "policy.feature_channels and policy.feature_projection"
             )
         self._policy.load(tensors)
 
@@ -86,11 +129,13 @@ class Player:
 
 
 class SacAgent:
-    """SAC on a Replay, as the learner's loop wants an Agent."""
+    """SAC on a Replay, as the learner's loop wants an Agent. encoder: the one that training began with."""
 
-    def __init__(self, sac: SAC, replay: Replay, encoder_hash: str) -> None:
-        self.sac, self.replay, self.encoder_hash = sac, replay, encoder_hash
-        self._hash = np.frombuffer(bytes.fromhex(encoder_hash), np.uint8)
+    def __init__(self, sac: SAC, replay: Replay, encoder: FeatureEncoder) -> None:
+        self.sac, self.replay, self.encoder_hash = sac, replay, encoder.hash()
+        self._constants = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self.encoder_hash), np.uint8)}
+        if sac.config.feature_projection == "pca" and encoder.projection is not None:
+            self._constants[PROJECTION_KEY] = encoder.projection.cpu().numpy()
 
     def sample(self) -> Batch:
         """A batch with the configured share of demonstrations."""
@@ -106,15 +151,18 @@ class SacAgent:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """What an actor needs, with the encoder's hash."""
-        return {**self.sac.actor_weights(), ENCODER_KEY: self._hash}
+        return {**self.sac.actor_weights(), **self._constants}
 
     def metrics(self) -> dict[str, float]:
         """The glossary's train/ metrics since the last call."""
         return train_names({**self.sac.metrics(), **self.replay.metrics()})
 
 
-def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder) -> Replay:
-    """An empty replay as configured."""
+def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder, folder: Path | None = None) -> Replay:
+    """A replay as configured: empty and in memory, or what the files in `folder` hold.
+
+    Raises LayoutChanged when these were made for something else.
+    """
     policy = config.policy
     return Replay(
         spec,
@@ -125,8 +173,13 @@ def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder) -> Replay:
         copies=policy.feature_copies,
         pad=policy.augmentation_pad if policy.use_augmentation else 0,
         n_obs_steps=policy.n_obs_steps,
+        n_step=policy.n_step,
         discount=policy.discount,
         seed=config.seed,
+        cache_features=policy.cache_features,
+        folder=folder,
+        encoder_hash=encoder.hash(),
+        fps=config.task.fps,
     )
 
 
@@ -135,6 +188,7 @@ def load_demos(
     replay: Replay,
     message: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False,
+    known: Known = lambda _key, _path: None,
 ) -> None:
     """Fill the protected store from config.demos. Raises TaskMismatch naming a field that differs."""
     for folder in config.demos:
@@ -147,18 +201,48 @@ def load_demos(
                 f"demos names {folder}, which has no {TASK_FILE} saying under which task it was recorded"
             )
         check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
-        steps = 0
         for info in episodes:
             if should_stop():
                 raise Stopped
-            steps += replay.add(load_episode(info.path))
+            take_in(info, replay, known)
+        steps = sum(info.length for info in episodes)
         message(f"{len(episodes)} demonstrations ({steps} transitions) from {folder}")
 
 
-def build_sac(config: Config, spec: Spec, replay: Replay) -> SAC:
-    """SAC with state statistics computed from the replay."""
+def take_in(info: EpisodeInfo, replay: Replay, known: Known) -> tuple[Episode, bool]:
+    """Add a stored episode unless the replay holds it; the episode, without pictures, and whether it was."""
+    episode = load_episode(info.path, pictures=False)
+    key = Key.of(episode)
+    known(key, info.path)
+    if replay.holds(key):
+        return episode, False
+    replay.add(load_episode(info.path))
+    return episode, True
+
+
+def build_sac(
+    config: Config, spec: Spec, replay: Replay, encoder: FeatureEncoder, group: Group | None = None
+) -> SAC:
+    """SAC with state statistics computed from the replay. group: the processes that share each batch."""
     mean, std = replay.state_statistics()
-    return SAC(spec, config.policy, replay.feature_shape, mean, std, config.seed, value_range(config))
+    return sac_of(config, spec, encoder, mean, std, group)
+
+
+def sac_of(
+    config: Config, spec: Spec, encoder: FeatureEncoder, mean: F32, std: F32, group: Group | None = None
+) -> SAC:
+    """SAC for states of this mean and spread (S,)."""
+    return SAC(
+        spec,
+        config.policy,
+        encoder.feature_shape(spec.image_shape),
+        mean,
+        std,
+        config.seed,
+        value_range(config),
+        encoder=None if config.policy.cache_features else encoder,
+        group=group,
+    )
 
 
 def value_range(config: Config) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -33,9 +32,15 @@ class Agent(Protocol):
 
 
 class Store(Protocol):
-    """Where episodes are kept to learn from. `add` returns the number of transitions taken in."""
+    """Where episodes are kept to learn from. `write` is quick, and returns the transitions taken in."""
 
-    def add(self, episode: Episode) -> int: ...
+    def write(self, episode: Episode, features: NDArray[Any] | None) -> int: ...
+
+
+class Incoming(Protocol):
+    """Arrived episodes with their features, in order of arrival; None when none came within timeout_s [s]."""
+
+    def get(self, timeout_s: float) -> tuple[Episode, NDArray[Any] | None] | None: ...
 
 
 class Publisher(Protocol):
@@ -46,11 +51,20 @@ class Publisher(Protocol):
     def progress(self, transitions: int, updates: int) -> None: ...
 
 
+class Saver(Protocol):
+    """The way to the disk. `save` takes a snapshot and returns; `check` raises what went wrong since."""
+
+    def save(self, best: bool) -> None: ...
+
+    def check(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Counters:
     """What a checkpoint restores. transitions counts online control steps, updates critic steps.
 
-    minutes: wall time worked on the run, over all resumes, as last logged.
+    minutes: wall time worked on the run, over all resumes, as last logged. numbers: the newest episode taken
+    in of each actor.
     """
 
     transitions: int = 0
@@ -59,6 +73,14 @@ class Counters:
     episodes: int = 0
     best_success: float = -1.0
     minutes: float = 0.0
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def count(self, episode: Episode) -> None:
+        """One more episode that is learned from."""
+        self.numbers[episode.actor] = max(episode.number, self.numbers.get(episode.actor, 0))
+        if episode.role is Role.TRAIN:
+            self.transitions += len(episode)
+            self.episodes += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +121,12 @@ class Evaluations:
 class Learner:
     """Runs the loop of one learner.
 
-    learner = Learner(agent=..., store=..., inbox=..., publisher=..., counters=..., budget=..., ...)
+    learner = Learner(agent=..., store=..., arrivals=..., publisher=..., counters=..., budget=..., ...)
     learner.run(should_stop)
 
-    on_log(values) hears metrics, on_episode(episode) each episode that arrived, save(best) must write a
-    checkpoint.
+    on_log(values) hears metrics, on_episode(episode) each episode that arrived. idle(updates) is called
+    while nothing may be learned and nothing has arrived: it may do a little work, and returns how long to
+    wait for an episode then [s].
     """
 
     def __init__(
@@ -111,18 +134,19 @@ class Learner:
         *,
         agent: Agent,
         store: Store,
-        inbox: queue.Queue[Episode],
+        arrivals: Incoming,
         publisher: Publisher,
+        saver: Saver,
         counters: Counters,
         budget: Budget,
         on_log: Callable[[Mapping[str, float]], None],
         on_episode: Callable[[Episode], None],
-        save: Callable[[bool], None],
         eval_group: int,
+        idle: Callable[[int], float] = lambda _: WAIT_S,
     ) -> None:
-        self._agent, self._store, self._inbox, self._publisher = agent, store, inbox, publisher
-        self.counters, self._budget = counters, budget
-        self._on_log, self._on_episode, self._save = on_log, on_episode, save
+        self._agent, self._store, self._arrivals, self._publisher = agent, store, arrivals, publisher
+        self.counters, self._budget, self._saver, self._idle = counters, budget, saver, idle
+        self._on_log, self._on_episode = on_log, on_episode
         self._eval_group = eval_group
         self._evaluations = Evaluations()
         self._recent: deque[tuple[float, float]] = deque(maxlen=ROLLING)
@@ -138,45 +162,41 @@ class Learner:
         """Loop until should_stop() or max_transitions; a checkpoint is written at the end."""
         self._publish()
         while not should_stop() and self.counters.transitions < self._budget.max_transitions:
-            idle = not self._may_update()
-            if idle:
-                self._tell()  # actors that keep pace wait for the very last update
-            self._take(block=idle)
+            self._saver.check()
+            self._take(0.0)
             if self._may_update():
                 self._agent.update(self._budget.updates_per_call)
                 self.counters.updates += self._budget.updates_per_call
                 self._every_so_often()
-        self._save(False)
+            else:
+                self._tell()  # actors that keep pace wait for the very last update
+                self._take(self._idle(self.counters.updates))
+        self._saver.save(False)
 
     def _may_update(self) -> bool:
         allowed = self.counters.transitions * self._budget.updates_per_transition
         return self.counters.updates + self._budget.updates_per_call <= allowed
 
-    def _take(self, block: bool) -> None:
-        """Take in every episode that has arrived; with `block`, wait a little for the first."""
-        try:
-            episode = self._inbox.get(timeout=WAIT_S) if block else self._inbox.get_nowait()
-        except queue.Empty:
+    def _take(self, wait_s: float) -> None:
+        """Take in every episode that is ready, waiting up to wait_s [s] for the first."""
+        arrival = self._arrivals.get(wait_s)
+        if arrival is None:
             return
-        while True:
-            self._admit(episode)
-            try:
-                episode = self._inbox.get_nowait()
-            except queue.Empty:
-                break
+        while arrival is not None:
+            self._admit(*arrival)
+            arrival = self._arrivals.get(0.0)
         self._tell()
 
-    def _admit(self, episode: Episode) -> None:
+    def _admit(self, episode: Episode, features: NDArray[Any] | None) -> None:
         self._on_episode(episode)
         if episode.role is Role.EVAL:
             self._evaluations.take(episode)
             if len(self._evaluations.results) == self._eval_group:
                 self._judge()
             return
-        self._store.add(episode)
+        self._store.write(episode, features)
+        self.counters.count(episode)
         if episode.role is Role.TRAIN:
-            self.counters.transitions += len(episode)
-            self.counters.episodes += 1
             unaided = episode.end is End.SUCCESS and not episode.intervention.any()
             self._recent.append((float(unaided), float(episode.intervention.mean())))
 
@@ -185,7 +205,7 @@ class Learner:
         self._on_log({"eval/success_rate": self._evaluations.rate})
         if self._evaluations.rate >= self.counters.best_success:
             self.counters.best_success = self._evaluations.rate
-            self._save(True)
+            self._saver.save(True)
 
     def _every_so_often(self) -> None:
         counters, budget = self.counters, self._budget
@@ -195,7 +215,7 @@ class Learner:
             self._log()
         if counters.transitions - self._saved_at >= budget.checkpoint_every:
             self._saved_at = counters.transitions
-            self._save(False)
+            self._saver.save(False)
         if (
             counters.updates // PROGRESS_EVERY
             != (counters.updates - budget.updates_per_call) // PROGRESS_EVERY

@@ -6,44 +6,25 @@ import queue
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from hilserl.build import (
-    Player,
-    SacAgent,
-    Stopped,
-    build_encoder,
-    build_replay,
-    build_sac,
-    load_demos,
-    set_threads,
-)
-from hilserl.checkpoint import latest, load_pretrained, load_training_state, save_checkpoint
+from hilserl.arrivals import Arrivals
+from hilserl.build import SacAgent, Stopped, build_encoder, build_sac, load_demos, set_threads
+from hilserl.checkpoint import latest
 from hilserl.config import Config
 from hilserl.config_loading import to_json
-from hilserl.contract import build_contract, check_encoder
 from hilserl.display import LearnerDisplay
 from hilserl.env import task_spec
-from hilserl.episode import (
-    TASK_FILE,
-    EpisodeInfo,
-    durable_numbers,
-    load_episode,
-    save_episode,
-    scan_episodes,
-)
-from hilserl.learner import Budget, Counters, Learner
+from hilserl.episode import EpisodeInfo, durable_numbers
+from hilserl.idle_refresh import IdleRefresh
+from hilserl.learner import WAIT_S, Budget, Counters, Learner
+from hilserl.learner_saving import CheckpointSaver, restore
+from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.metrics import MetricLog, WandbRun, start_wandb
 from hilserl.replay import Batch, Replay
 from hilserl.rundir import RunDir, write_whole
 from hilserl.stopping import Stop, stop_on_interrupt
-from hilserl.task_record import check_task, task_hash, task_json
-from hilserl.types import Episode, Obs, Role, Spec, Weights
-from hilserl.vision import FeatureEncoder
+from hilserl.task_record import task_hash, task_json
+from hilserl.types import Episode, Role, Spec, Weights
 from hilserl.wire import Command, LearnerService
 
 INBOX_EPISODES = 64
@@ -68,11 +49,14 @@ def _serve_and_learn(
     config: Config, run: RunDir, stack: ExitStack, stop: Stop, display: LearnerDisplay
 ) -> None:
     spec, encoder = task_spec(config.task), build_encoder(config)
-    replay, counters = build_replay(config, spec, encoder), Counters()
-    load_demos(config, replay, display.message, stop)
-    stored = _load_stored(config, run, replay, counters, stop)
+    archive, counters = Archive(run.episodes), Counters()
+    replay = open_replay(config, spec, encoder, run.root / "replay", display.message)
+    stack.callback(replay.close)
+    load_demos(config, replay, display.message, stop, archive.know)
+    stored = take_in_run(config, run, replay, archive, counters, display.message, stop)
     inbox: queue.Queue[Episode] = queue.Queue(INBOX_EPISODES)
-    service = _service(config, run, spec, inbox, stored)
+    arrivals = stack.enter_context(Arrivals(inbox, replay.features_of))
+    service = _service(config, spec, inbox, archive, stored)
     service.start()
     stack.callback(service.stop)
     display.message(f"learner at {config.service.learner_host}:{service.port}, run folder {run.root}")
@@ -80,7 +64,7 @@ def _serve_and_learn(
     def on_episode(episode: Episode) -> None:
         display.message(episode_line(episode))
 
-    _gather(config, replay, inbox, counters, _obedient(service, stop, None), on_episode, display)
+    _gather(config, replay, arrivals, counters, _obedient(service, stop, None), on_episode, display)
     agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
     publisher = _Publisher(service, run.root / "published_version")
     _restore_or_pretrain(config, run, agent, counters, stop, display)
@@ -92,22 +76,37 @@ def _serve_and_learn(
         log.log(values, transitions=counters.transitions)
         display.table(values)
 
-    def save(best: bool) -> None:
-        path = _save(config, run, spec, agent, encoder, counters, best)
+    def on_saved(path: Path, best: bool) -> None:
         display.message(f"checkpoint {path}" + (" (best so far)" if best else ""))
 
+    saver = stack.enter_context(
+        CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters, on_saved)
+    )
     Learner(
         agent=agent,
         store=replay,
-        inbox=inbox,
+        arrivals=arrivals,
         publisher=publisher,
+        saver=saver,
         counters=counters,
         budget=_budget(config),
         on_log=on_log,
         on_episode=on_episode,
-        save=save,
         eval_group=config.run.eval_episodes,
-    ).run(_obedient(service, stop, save))
+        idle=_idle(config, replay, archive, counters),
+    ).run(_obedient(service, stop, saver.save))
+
+
+def _idle(config: Config, replay: Replay, archive: Archive, counters: Counters) -> Callable[[int], float]:
+    """What the loop does with idle time: refresh shifted copies where the replay keeps any."""
+    if replay.copies == 1:
+        return lambda _updates: WAIT_S
+    return IdleRefresh(
+        lambda: replay.refresh(archive.pictures),
+        lambda: replay.online.used + replay.protected.used,
+        config.policy.batch_size / replay.copies,
+        counters.updates,
+    )
 
 
 def _budget(config: Config) -> Budget:
@@ -124,21 +123,17 @@ def _budget(config: Config) -> Budget:
 
 def _service(
     config: Config,
-    run: RunDir,
     spec: Spec,
     inbox: queue.Queue[Episode],
+    archive: Archive,
     stored: list[EpisodeInfo],
 ) -> LearnerService:
-    def store(episode: Episode) -> None:
-        if episode.role is not Role.EVAL:
-            save_episode(run.episodes, episode)
-
     return LearnerService(
         config.service,
         spec,
         task_hash(config.task),
         task_json(config.task),
-        store,
+        archive.store,
         inbox,
         durable_numbers(stored),
         config.allow_task_difference,
@@ -180,33 +175,6 @@ def _obedient(service: LearnerService, stop: Stop, save: Callable[[bool], None] 
     return should_stop
 
 
-def _load_stored(
-    config: Config, run: RunDir, replay: Replay, counters: Counters, stop: Stop
-) -> list[EpisodeInfo]:
-    """Take in a resumed run's own episodes. Raises TaskMismatch naming a field that differs."""
-    task_file = run.episodes / TASK_FILE
-    if task_file.exists():
-        check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
-    else:
-        write_whole(task_file, task_json(config.task))
-    stored = scan_episodes(run.episodes)
-    for info in stored:
-        if stop():
-            raise Stopped
-        _count(counters, replay, load_episode(info.path))
-    return stored
-
-
-def _count(counters: Counters, replay: Replay, episode: Episode) -> None:
-    """Take one episode in before learning; evaluation never is."""
-    if episode.role is Role.EVAL:
-        return
-    replay.add(episode)
-    if episode.role is Role.TRAIN:
-        counters.transitions += len(episode)
-        counters.episodes += 1
-
-
 def episode_line(episode: Episode) -> str:
     """One episode as the learner's terminal shows it."""
     return (
@@ -225,7 +193,7 @@ def _wandb(config: Config, run: RunDir) -> WandbRun | None:
 def _gather(
     config: Config,
     replay: Replay,
-    inbox: queue.Queue[Episode],
+    arrivals: Arrivals,
     counters: Counters,
     should_stop: Callable[[], bool],
     on_episode: Callable[[Episode], None],
@@ -240,12 +208,13 @@ def _gather(
         if have != told:
             display.message(f"{have} of {needed} transitions before learning; demonstrate by taking over")
             told = have
-        try:
-            episode = inbox.get(timeout=0.2)
-        except queue.Empty:
+        arrival = arrivals.get(WAIT_S)
+        if arrival is None:
             continue
-        on_episode(episode)
-        _count(counters, replay, episode)
+        on_episode(arrival.episode)
+        if arrival.episode.role is not Role.EVAL:
+            replay.write(*arrival)
+            counters.count(arrival.episode)
 
 
 def _restore_or_pretrain(
@@ -259,16 +228,7 @@ def _restore_or_pretrain(
             agent.sac.pretrain_critic(demonstrations, config.policy.critic_pretrain_steps)
             display.message(f"cloned the demonstrations for {config.policy.bc_pretrain_steps} steps")
         return
-    pretrained = load_pretrained(newest)
-    check_encoder(pretrained.contract, agent.encoder_hash, str(pretrained.path))
-    saved = load_training_state(newest)
-    agent.sac.load_state_dict(
-        {name: torch.from_numpy(np.array(array)) for name, array in saved.tensors.items()}, saved.state["sac"]
-    )
-    agent.replay.rng.bit_generator.state = saved.state["replay_rng"]
-    counters.updates, counters.version = saved.state["updates"], saved.state["version"]
-    counters.best_success = saved.state["best_success"]
-    counters.minutes = saved.state.get("minutes", 0.0)
+    restore(newest, agent, counters)
     display.message(
         f"resumed from {newest}: {counters.updates} updates; {counters.transitions} transitions on disk"
     )
@@ -283,68 +243,3 @@ def _watched(sample: Callable[[], Batch], stop: Stop) -> Callable[[], Batch]:
         return sample()
 
     return watched
-
-
-def _save(
-    config: Config,
-    run: RunDir,
-    spec: Spec,
-    agent: SacAgent,
-    encoder: FeatureEncoder,
-    counters: Counters,
-    best: bool,
-) -> Path:
-    tensors, plain = agent.sac.state_dict()
-    model = {f"policy.{name}": array for name, array in agent.sac.actor_weights().items()}
-    model |= {f"encoder.{name}": array for name, array in encoder_arrays(encoder).items()}
-    golden_inputs, golden_outputs = _golden(config, spec, agent, encoder)
-    return save_checkpoint(
-        run.checkpoints,
-        counters.transitions,
-        model=model,
-        contract=build_contract(spec, config.task, config.policy, encoder.hash()),
-        training_tensors={name: tensor.cpu().numpy() for name, tensor in tensors.items()},
-        training_state={
-            "sac": plain,
-            "replay_rng": agent.replay.rng.bit_generator.state,
-            "updates": counters.updates,
-            "version": counters.version,
-            "episodes": counters.episodes,
-            "best_success": counters.best_success,
-            "minutes": counters.minutes,
-        },
-        keep=config.run.keep_checkpoints,
-        best=best,
-        golden_inputs=golden_inputs,
-        golden_outputs=golden_outputs,
-    )
-
-
-def encoder_arrays(encoder: FeatureEncoder) -> dict[str, NDArray[Any]]:
-    """The frozen encoder's tensors, so that a checkpoint needs no other file."""
-    arrays = {
-        f"trunk.{name}": tensor.cpu().contiguous().numpy()
-        for name, tensor in encoder.trunk.state_dict().items()
-    }
-    if encoder.projection is not None:
-        arrays["projection"] = encoder.projection.cpu().contiguous().numpy()
-    return arrays
-
-
-def golden_observation(spec: Spec, mean: NDArray[Any]) -> Obs:
-    """One fixed observation: noise pictures and the mean state."""
-    rng = np.random.default_rng(0)
-    images = {name: rng.integers(0, 256, spec.image_shape, dtype=np.uint8) for name in spec.cameras}
-    return Obs(images, mean.astype(np.float32))
-
-
-def _golden(
-    config: Config, spec: Spec, agent: SacAgent, encoder: FeatureEncoder
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """An input and the policy's answer to it, by which a rebuilt policy is recognised."""
-    mean, _ = agent.replay.state_statistics()
-    obs = golden_observation(spec, mean)
-    player = Player(spec, config, encoder, deterministic=True)
-    player.load(agent.weights())
-    inputs = {f"image.{name}": image for name, image in obs.images.items()} | {"state": obs.state}
-    return inputs, {"action": player.act(obs)}

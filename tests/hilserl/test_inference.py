@@ -24,7 +24,7 @@ from hilserl.contract import CheckpointError, ContractMismatch
 from hilserl.env import task_spec
 from hilserl.inference import load_player, run_inference
 from hilserl.learner import Counters
-from hilserl.learner_process import _save, golden_observation
+from hilserl.learner_saving import CheckpointSaver, golden_observation
 from hilserl.rundir import RunDir
 from hilserl.types import End, Episode, Role
 
@@ -77,8 +77,10 @@ def saved(request, tmp_path_factory):
     replay.add(noise_episode(config))
     agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
     with RunDir.create(folder, "job", "{}", False) as run:
-        path = _save(config, run, spec, agent, encoder, Counters(transitions=20), best=True)
-    return config, path, agent
+        counters = Counters(transitions=20)
+        with CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters) as saver:
+            saver.save(best=True)
+    return config, run.checkpoints / "000020", agent
 
 
 def test_the_rebuilt_policy_answers_as_the_trained_one_did(saved):

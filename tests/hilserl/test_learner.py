@@ -1,6 +1,8 @@
 """The learner's loop: a budget that holds, evaluation kept apart, versions that only grow."""
 
 import queue
+import threading
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilserl.arrivals import Arrivals
 from hilserl.learner import ROLLING, Budget, Counters, Learner
 from hilserl.metrics import check_metrics
 from hilserl.types import End, Episode, Role
@@ -23,27 +26,33 @@ BUDGET = Budget(
 )
 
 
+FEATURES = np.zeros((1, 1), np.float16)
+PATIENCE_S = 20.0
+
+
 class Bench:
     """A Learner among fakes that remember; `script` says what arrives at each look at should_stop."""
 
     def __init__(
         self, budget: Budget = BUDGET, counters: Counters | None = None, eval_group: int = 3
     ) -> None:
-        self.inbox: queue.Queue[Episode] = queue.Queue()
+        self.ready: deque[Episode] = deque()
         self.calls: list[tuple] = []
+        self.broken, self.idled = "", 0
         self.counters = counters or Counters()
         self.budget = budget
         self.learner = Learner(
             agent=self,
             store=self,
-            inbox=self.inbox,
+            arrivals=self,
             publisher=self,
+            saver=self,
             counters=self.counters,
             budget=budget,
             on_log=lambda values: self.calls.append(("log", dict(values))),
             on_episode=lambda episode: self.calls.append(("episode", episode.number)),
-            save=lambda best: self.calls.append(("save", best, self.counters.transitions)),
             eval_group=eval_group,
+            idle=self.idle,
         )
 
     def update(self, critic_updates: int) -> None:
@@ -57,9 +66,30 @@ class Bench:
     def metrics(self) -> dict[str, float]:
         return {"train/critic_loss": 1.0}
 
-    def add(self, episode: Episode) -> int:
+    def get(self, timeout_s: float) -> tuple[Episode, np.ndarray | None] | None:
+        if not self.ready:
+            return None
+        episode = self.ready.popleft()
+        return episode, None if episode.role is Role.EVAL else FEATURES
+
+    def write(self, episode: Episode, features: np.ndarray | None) -> int:
+        assert features is FEATURES
         self.calls.append(("add", episode.role, episode.number))
         return len(episode)
+
+    def save(self, best: bool) -> None:
+        self.calls.append(("save", best, self.counters.transitions))
+
+    def check(self) -> None:
+        if self.broken:
+            raise OSError(self.broken)
+
+    def idle(self, updates: int) -> float:
+        assert updates == self.counters.updates
+        allowed = self.budget.updates_per_transition * self.counters.transitions
+        assert updates + self.budget.updates_per_call > allowed, "idle while there is something to do"
+        self.idled += 1
+        return 0.0
 
     def publish(self, weights) -> None:
         self.calls.append(("publish", weights.version))
@@ -78,7 +108,7 @@ class Bench:
         def should_stop() -> bool:
             if waiting:
                 for episode in waiting.pop(0):
-                    self.inbox.put(episode)
+                    self.ready.append(episode)
                 return False
             quiet[0] = quiet[0] + 1 if len(self.calls) == quiet[1] else 0
             quiet[1] = len(self.calls)
@@ -86,11 +116,6 @@ class Bench:
 
         self.learner.run(should_stop)
         return self
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr("hilserl.learner.WAIT_S", 0.001)
 
 
 arrivals = st.lists(st.lists(st.tuples(st.integers(1, 15), st.sampled_from(Role)), max_size=4), max_size=8)
@@ -107,6 +132,8 @@ def test_the_update_budget_is_used_up_and_never_exceeded(arrivals, utd, per_call
     online = [episode for episode in flat if episode.role is Role.TRAIN]
     assert bench.counters.transitions == sum(map(len, online))
     assert bench.counters.episodes == len(online)
+    learned = [episode.number for episode in flat if episode.role is not Role.EVAL]
+    assert bench.counters.numbers == ({"a": max(learned)} if learned else {})
     assert 0 <= utd * bench.counters.transitions - bench.counters.updates < per_call
     stored = [(role, number) for _, role, number in bench.of("add")]
     assert stored == [(e.role, e.number) for e in flat if e.role is not Role.EVAL]
@@ -122,20 +149,52 @@ def test_the_update_budget_is_used_up_and_never_exceeded(arrivals, utd, per_call
         assert values.get("train/updates_per_transition", 0) <= utd
 
 
-def test_it_blocks_when_there_is_nothing_to_do(monkeypatch):
+def test_it_waits_for_episodes_only_when_there_is_nothing_to_do():
     bench = Bench()
-    waits = []
-    get = bench.inbox.get
+    waits: list[tuple[float, int]] = []
+    get, wanted_s = bench.get, 0.125
 
-    def counted(block=True, timeout=None):
-        waits.append((block, timeout))
-        return get(block, timeout)
+    def watched(timeout_s: float):
+        waits.append((timeout_s, len(bench.ready)))
+        return get(timeout_s)
 
-    monkeypatch.setattr(bench.inbox, "get", counted)
-    looks = iter(range(5))
-    bench.learner.run(lambda: next(looks, None) is None)
-    assert [wait for wait in waits if wait[0]] == [(True, 0.001)] * 5
-    assert not bench.of("update")
+    bench.get = watched  # type: ignore[method-assign]
+    bench.learner._arrivals = bench
+    bench.learner._idle = lambda updates: wanted_s
+    bench.run([], [short_episode(10)], [], [])
+    assert {timeout for timeout, _ in waits} == {0.0, wanted_s}
+    assert all(not ready for timeout, ready in waits if timeout), "it waited with an episode at the door"
+    assert bench.counters.updates == 20
+
+
+def test_a_checkpoint_that_could_not_be_written_ends_it():
+    bench = Bench()
+    bench.run([short_episode(5)])
+    bench.broken = "disk full"
+    with pytest.raises(OSError, match="disk full"):
+        bench.run([short_episode(5)])
+    assert bench.counters.updates == 10, "nothing is learned that could not be saved"
+
+
+def test_slow_encoding_holds_no_update_back():
+    """The real encoder thread, stuck: the loop learns on, and takes the episode in when it is done."""
+    bench = Bench()
+    inbox: queue.Queue[Episode] = queue.Queue()
+    go_on = threading.Event()
+
+    def stuck(episode: Episode) -> np.ndarray:
+        assert go_on.wait(PATIENCE_S)
+        return FEATURES
+
+    bench.counters.transitions = 1000
+    with Arrivals(inbox, stuck) as arrivals:
+        bench.learner._arrivals = arrivals
+        inbox.put(short_episode(7))
+        bench.learner.run(lambda: bench.counters.updates >= 500)
+        assert bench.counters.transitions == 1000
+        go_on.set()
+        bench.learner.run(lambda: bench.counters.transitions > 1000)
+    assert bench.of("add") == [("add", Role.TRAIN, 1)]
 
 
 def test_a_resumed_budget_continues_from_its_counters():
@@ -148,7 +207,7 @@ def test_a_resumed_budget_continues_from_its_counters():
 
 def test_it_ends_by_itself_at_max_transitions():
     bench = Bench(replace(BUDGET, max_transitions=12))
-    bench.inbox.put(short_episode(12))
+    bench.ready.append(short_episode(12))
     bench.learner.run(lambda: False)
     assert bench.counters.transitions == 12 and bench.calls[-1] == ("save", False, 12)
 
