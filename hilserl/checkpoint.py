@@ -96,9 +96,9 @@ def save_checkpoint(
     _write_part(temporary / TRAINING, {_TENSORS: training_tensors}, _STATE, state)
     fsync(temporary)
     _publish(temporary, final)
-    _link(root, LAST, final.name)
+    link(root, LAST, final.name)
     if best:
-        _link(root, BEST, final.name)
+        link(root, BEST, final.name)
     _prune(root, keep)
     return final
 
@@ -209,7 +209,8 @@ def _publish(temporary: Path, final: Path) -> None:
         shutil.rmtree(old)
 
 
-def _link(root: Path, name: str, target: str) -> None:
+def link(root: Path, name: str, target: str) -> None:
+    """Point root/name, at once and durably, at the checkpoint called `target` in the folder `root`."""
     temporary = root / f".{name}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

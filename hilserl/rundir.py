@@ -163,6 +163,17 @@ class RunDir:
         _store_config(root, config_json)
         return run
 
+    @classmethod
+    def hold(cls, output_dir: str | Path, job_name: str) -> Self:
+        """Hold the run `job_name` as it lies there, to work on it while no learner does.
+
+        Raises RunDirError when there is none, or a learner holds it.
+        """
+        root = _job_folder(output_dir, job_name)
+        if not (root / CONFIG_FILE).exists():
+            raise RunDirError(f"no run at {root}: it has no {CONFIG_FILE}; {_runs(root)}")
+        return cls(root, _Claim(root, "a learner"))
+
     @staticmethod
     def open_actor(output_dir: str | Path, job_name: str, actor: str, config_json: str) -> ActorDir:
         """The folder of `actor` in the run `job_name`; made when missing, continued when there.
@@ -210,11 +221,15 @@ def _already_there(root: Path) -> str:
 
 
 def _nothing_there(root: Path) -> str:
-    runs = ", ".join(sorted(p.parent.name for p in root.parent.glob(f"*/{CONFIG_FILE}"))) or "none"
     return (
         f"nothing to resume at {root}: it has no {CONFIG_FILE}. Start it with --resume=false, "
-        f"or name another run with --job_name; runs in {root.parent}: {runs}"
+        f"or name another run with --job_name; {_runs(root)}"
     )
+
+
+def _runs(root: Path) -> str:
+    runs = ", ".join(sorted(p.parent.name for p in root.parent.glob(f"*/{CONFIG_FILE}"))) or "none"
+    return f"runs in {root.parent}: {runs}"
 
 
 def _store_config(root: Path, config_json: str) -> None:
