@@ -161,7 +161,7 @@ def cloning_player(config: Config, demos: Path, steps: int = CLONING_STEPS) -> P
     spec, encoder = task_spec(config.task), build_encoder(config)
     replay = build_replay(config, spec, encoder)
     load_demos(config, replay, lambda _: None)
-    agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
+    agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
     agent.sac.pretrain_bc(agent.demonstrations, steps)
     player = Player(spec, config, encoder, deterministic=True)
     player.load(agent.weights())

@@ -308,6 +308,11 @@ class FeatureEncoder:
         """float32 (channels, trunk.channels), None where all channels are kept."""
         return self.module.projection
 
+    @property
+    def complete(self) -> bool:
+        """Whether it can encode: a projection to fewer channels is known."""
+        return self.projection is not None or self.channels == self.trunk.channels
+
     def project(self, projection: Tensor) -> None:
         """Use this projection from now on; features encoded before are of another encoder."""
         if tuple(projection.shape) != (self.channels, self.trunk.channels):
@@ -339,7 +344,7 @@ class FeatureEncoder:
     @torch.inference_mode()
     def encode(self, images: U8) -> F16:
         """Features float16 (B, C, h, w) of pictures uint8 (B, H, W, 3)."""
-        if self.projection is None and self.channels < self.trunk.channels:
+        if not self.complete:
             raise VisionError(
                 f"the projection of {self.trunk.channels} to {self.channels} channels is not known yet: the "
                 "learner computes it from the first demonstrations"

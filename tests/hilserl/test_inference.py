@@ -75,7 +75,7 @@ def saved(request, tmp_path_factory):
     spec, encoder = task_spec(config.task), build_encoder(config)
     replay = build_replay(config, spec, encoder)
     replay.add(noise_episode(config))
-    agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
+    agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
     with RunDir.create(folder, "job", "{}", False) as run:
         counters = Counters(transitions=20)
         with CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters) as saver:
