@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,92 +16,195 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilserl.replay import Batch, ProtectedFull, Replay
-from hilserl.ring_journal import ReplayError
+from hilserl.ring_journal import Key, ReplayError
 from hilserl.types import End, Episode, Role
 from tests.fakes.frames import SPEC, Maker, colours, make
 
 torch.set_num_threads(1)
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where files cost nothing; what a disk may lose is the subject of test_ring_files.py."""
+
+
+DISCOUNT = 0.97
 
 
 @dataclass
 class Kept:
-    """One step as the brute-force model remembers it."""
+    """One step as the brute-force model remembers it. left: steps until the episode's last frame."""
 
     frame: int
     age: int
-    bootstrap: float
+    left: int
+    terminal: bool
 
 
 def steps_of(episode: Episode, wanted: np.ndarray) -> list[Kept]:
-    first, last = int(episode.state[0, 0]), len(episode) - 1
+    first, steps = int(episode.state[0, 0]), len(episode)
     dead = episode.end in (End.SUCCESS, End.FAILURE)
-    return [Kept(first + t, t, 0.0 if dead and t == last else 1.0) for t in range(last + 1) if wanted[t]]
+    return [Kept(first + t, t, steps - t, dead) for t in range(steps) if wanted[t]]
 
 
-def check_batch(batch: Batch, known: dict[int, Kept], n_obs: int) -> None:
+def check_batch(batch: Batch, known: dict[int, Kept], n_obs: int, n_step: int = 1) -> None:
     """Every row of `batch` is one of the `known` steps, whole."""
     for row in range(len(batch.action)):
-        frame = round(float(batch.reward[row]) / 2)
+        frame = round(float(batch.action[row, 3]) * 1e4)
         step = known[frame]
-        for prefix, now, age in (("", frame, step.age), ("next_", frame + 1, step.age + 1)):
+        ahead = min(n_step, step.left)
+        for prefix, later in (("", 0), ("next_", ahead)):
+            now, age = frame + later, step.age + later
             stack = [now - min(back, age) for back in range(n_obs - 1, -1, -1)]
             state = getattr(batch, prefix + "state")[row]
             assert state[:, 0].tolist() == stack
             assert state[:, 1].tolist() == [s - frame + step.age for s in stack]
-            colour = getattr(batch, prefix + "seen")[row, :, :, :, 0, 0]
+            seen = getattr(batch, prefix + "seen")[row]
+            colour = seen[:, :, 1, 2] if seen.dtype == torch.uint8 else seen[:, :, :, 0, 0]
             for i, s in enumerate(stack):
                 for camera in range(2):
                     assert colour[i, camera].tolist() == [s % 256, s // 256, camera]
-        assert float(batch.action[row, 3]) == np.float32(frame / 1e4)
-        assert float(batch.discount[row]) == np.float32(0.97 * step.bootstrap)
+        reward = sum(DISCOUNT**j * 2 * (frame + j) for j in range(ahead))
+        assert float(batch.reward[row]) == pytest.approx(reward, rel=1e-6)
+        over = step.terminal and ahead == step.left
+        assert float(batch.discount[row]) == np.float32(0.0 if over else DISCOUNT**ahead)
 
 
-episodes = st.lists(
-    st.tuples(
-        st.integers(1, 12),
-        st.sampled_from(list(End)),
-        st.sampled_from([Role.TRAIN, Role.TRAIN, Role.DEMO]),
-        st.integers(0, 2**12 - 1),
-    ),
+class Model:
+    """The two rings as lists of episodes: (key, frames, steps that may be sampled)."""
+
+    def __init__(self, capacity: int, protected: int) -> None:
+        self.capacity, self.free = capacity, protected
+        self.online: list[tuple[Key, int, list[Kept]]] = []
+        self.safe: list[tuple[Key, int, list[Kept]]] = []
+
+    def add(self, episode: Episode) -> bool:
+        """False for a demonstration that must be refused."""
+        key, steps = Key.of(episode), len(episode)
+        everything = steps_of(episode, np.ones(steps, np.bool_))
+        fits = self.free >= steps + 1
+        if episode.role is Role.DEMO:
+            if not fits:
+                return False
+            self.safe.append((key, steps + 1, everything))
+            self.free -= steps + 1
+            return True
+        if episode.intervention.any() and fits:
+            self.safe.append((key, steps + 1, steps_of(episode, episode.intervention)))
+            self.free -= steps + 1
+        while sum(frames for _, frames, _ in self.online) + steps + 1 > self.capacity:
+            self.online.pop(0)
+        self.online.append((key, steps + 1, everything))
+        return True
+
+    def exclude(self, gone: Key) -> None:
+        for kept in (self.online, self.safe):
+            kept[:] = [(key, frames, [] if key == gone else steps) for key, frames, steps in kept]
+
+    def check(self, replay: Replay, n_obs: int, n_step: int) -> None:
+        for ring, kept, share in ((replay.online, self.online, 0.0), (replay.protected, self.safe, 1.0)):
+            known = {step.frame: step for *_, steps in kept for step in steps}
+            assert [entry.key for entry in ring.entries] == [key for key, *_ in kept]
+            assert sorted(ring.arrays["state"][ring.samplable, 0].tolist()) == sorted(known)
+            assert ring.used == sum(frames for _, frames, _ in kept)
+            if known:
+                check_batch(replay.sample(12, share), known, n_obs, n_step)
+
+
+additions = st.tuples(
+    st.integers(1, 12),
+    st.sampled_from(list(End)),
+    st.sampled_from([Role.TRAIN, Role.TRAIN, Role.DEMO]),
+    st.integers(0, 2**12 - 1),
+)
+plans = st.lists(
+    additions
+    | additions
+    | additions
+    | st.sampled_from(["close", "kill", "refresh", "sync", "again"])
+    | st.integers(0, 30),
     min_size=1,
     max_size=25,
 )
+"""Episodes to add, things to do, and the number of an episode to exclude."""
 
 
-@settings(max_examples=60, deadline=None)
-@given(plan=episodes, capacity=st.integers(13, 40), protected=st.integers(3, 60), n_obs=st.integers(1, 4))
-def test_against_a_list(plan: list, capacity: int, protected: int, n_obs: int) -> None:
-    maker, replay = Maker(), make(capacity, protected, n_obs)
-    online: list[tuple[int, list[Kept]]] = []
-    safe: list[tuple[int, list[Kept]]] = []
-    for steps, end, role, mask in plan:
-        helped = np.array([mask >> t & 1 for t in range(steps)], np.bool_)
-        episode = maker(steps, end, role, helped)
-        fits = sum(frames for frames, _ in safe) + steps + 1 <= protected
-        everything = steps_of(episode, np.ones(steps, np.bool_))
-        if end is End.DISCARDED:
-            assert replay.add(episode) == 0
-            continue
-        if role is Role.DEMO:
-            if not fits:
-                with pytest.raises(ProtectedFull):
-                    replay.add(episode)
-                continue
-            safe.append((steps + 1, everything))
-        else:
-            if helped.any() and fits:
-                safe.append((steps + 1, steps_of(episode, helped)))
-            while sum(frames for frames, _ in online) + steps + 1 > capacity:
-                online.pop(0)
-            online.append((steps + 1, everything))
-        assert replay.add(episode) == steps
-    for ring, kept, share in ((replay.online, online, 0.0), (replay.protected, safe, 1.0)):
-        known = {step.frame: step for _, steps in kept for step in steps}
-        assert len(ring.samplable) == len(known)
-        frames = {int(ring.arrays["state"][slot, 0]) for slot in ring.samplable}
-        assert frames == set(known)
-        if known:
-            check_batch(replay.sample(24, share), known, n_obs) if kept else None
+@settings(max_examples=100, deadline=None)
+@given(
+    plan=plans,
+    capacity=st.integers(13, 40),
+    protected=st.integers(3, 60),
+    n_obs=st.integers(1, 4),
+    n_step=st.sampled_from([1, 1, 2, 3, 20]),
+    on_disk=st.booleans(),
+    cache_features=st.booleans(),
+)
+def test_against_a_list(
+    plan: list,
+    capacity: int,
+    protected: int,
+    n_obs: int,
+    n_step: int,
+    on_disk: bool,
+    cache_features: bool,
+) -> None:
+    with tempfile.TemporaryDirectory(dir=FAST) as name:
+        folder = Path(name) / "0" if on_disk else None
+
+        def opened() -> Replay:
+            more = {"folder": folder, "encoder_hash": "e", "cache_features": cache_features}
+            return make(capacity, protected, n_obs, n_step=n_step, **more)
+
+        maker, replay, model = Maker(), opened(), Model(capacity, protected)
+        episodes: dict[Key, Episode] = {}
+        for what in plan:
+            if isinstance(what, int):
+                gone = Key(Role.TRAIN, "a", what)
+                if gone in episodes:
+                    replay.exclude([gone])
+                    model.exclude(gone)
+            elif what in ("close", "kill") and folder is not None:
+                before = replay
+                if what == "close":
+                    replay.close()
+                else:  # what another process would find if this one were gone
+                    folder = Path(shutil.copytree(folder, Path(name) / str(len(os.listdir(name)))))
+                replay = opened()
+                check_same(before, replay)
+                before.close()
+            elif what == "refresh":
+                replay.refresh(lambda key: episodes[key].images, 4)
+            elif what == "sync":
+                replay.sync()
+            elif what == "again":
+                for episode in episodes.values():
+                    assert replay.add(episode) == 0
+            elif not isinstance(what, str):
+                steps, end, role, mask = what
+                helped = np.array([mask >> t & 1 for t in range(steps)], np.bool_)
+                episode = maker(steps, end, role, helped)
+                if end is End.DISCARDED:
+                    assert replay.add(episode) == 0
+                elif model.add(episode):
+                    episodes[Key.of(episode)] = episode
+                    assert replay.add(episode) == steps
+                else:
+                    with pytest.raises(ProtectedFull):
+                        replay.add(episode)
+        model.check(replay, n_obs, n_step)
+        replay.close()
+
+
+def check_same(before: Replay, after: Replay) -> None:
+    """A reopened replay is the one that was left, to the last bit."""
+    after.rng.bit_generator.state = before.rng.bit_generator.state
+    for ring, again in ((before.online, after.online), (before.protected, after.protected)):
+        np.testing.assert_array_equal(ring.samplable, again.samplable)
+        assert (ring.used, ring.refused_steps) == (again.used, again.refused_steps)
+        one, other = ring.storage.contents, again.storage.contents
+        assert (one.head, one.taken, one.excluded) == (other.head, other.taken, other.excluded)
+        assert list(one.encoded) == list(other.encoded)
+        for entry in ring.entries:
+            slots = ring.slots(entry.first, entry.frames)
+            for name, column in ring.arrays.items():
+                np.testing.assert_array_equal(column[slots], again.arrays[name][slots])
 
 
 @pytest.mark.parametrize(("end", "bootstrap"), [

@@ -1,0 +1,474 @@
+"""The replay's files survive kills, power cuts, damage and full disks: whole episodes, or dropped by name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hilserl import ring_files
+from hilserl.replay import Key, LayoutChanged, Replay, ReplayError, delete_ring
+from hilserl.ring import Ring
+from hilserl.ring_journal import Contents, encode_line, read_lines
+from hilserl.types import End, Episode, Role
+from tests.fakes.frames import Maker, make
+from tests.hilserl.test_replay import FAST, Kept, check_batch, steps_of
+
+torch.set_num_threads(1)
+CAPACITY, PROTECTED = 40, 30
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def store(folder: Path, **more: object) -> Replay:
+    return make(CAPACITY, PROTECTED, folder=folder, encoder_hash="e", **more)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=FAST) as name:
+        yield Path(name)
+
+
+@contextmanager
+def warnings_of_opening() -> Iterator[list[str]]:
+    """What the opening of a replay warns of."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hilserl").addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger("hilserl").removeHandler(handler)
+
+
+def dropped(said: list[str]) -> set[tuple[str, int]]:
+    """(role, number) of the episodes named as dropped."""
+    found = [re.match(r"replay: dropped (\w+) episode a/(\d+) ", line) for line in said]
+    return {(match[1], int(match[2])) for match in found if match}
+
+
+def named(keys: list[Key]) -> set[tuple[str, int]]:
+    return {(key.role.value, key.number) for key in keys}
+
+
+class World:
+    """A replay on disk, and every episode it was ever given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.maker, self.replay = folder, Maker(), store(folder)
+        self.episodes: dict[Key, Episode] = {}
+        self.known: dict[int, Kept] = {}
+
+    def do(self, what: object) -> None:
+        """Add an episode of this length (a demonstration if negative), 'sync', 'refresh' or 'reopen'."""
+        if what == "sync":
+            self.replay.sync()
+        elif what == "refresh":
+            self.replay.refresh(lambda key: self.episodes[key].images, 6)
+        elif what == "reopen":
+            self.replay.close()
+            self.replay = store(self.folder)
+        else:
+            assert isinstance(what, int)
+            role = Role.DEMO if what < 0 else Role.TRAIN
+            helped = np.arange(abs(what)) % 5 == 1
+            episode = self.maker(abs(what), End.SUCCESS, role, helped)
+            if role is Role.DEMO and not self.replay.protected.fits(len(episode) + 1):
+                return
+            self.replay.add(episode)
+            self.episodes[Key.of(episode)] = episode
+            self.known |= {step.frame: step for step in steps_of(episode, np.ones(len(episode), np.bool_))}
+
+    def rings(self) -> tuple[Ring, Ring]:
+        return self.replay.online, self.replay.protected
+
+    def check(self, replay: Replay) -> None:
+        """Everything in `replay` is whole: each step, frame and picture is one that was once written."""
+        for ring, share in ((replay.online, 0.0), (replay.protected, 1.0)):
+            taken = np.zeros(ring.capacity, np.int64)
+            for entry in ring.entries:
+                slots = ring.slots(entry.first, entry.frames)
+                taken[slots] += 1
+                episode = self.episodes[entry.key]
+                np.testing.assert_array_equal(ring.arrays["state"][slots], episode.state)
+                np.testing.assert_array_equal(ring.arrays["action"][slots[:-1]], episode.action)
+                np.testing.assert_array_equal(ring.arrays["reward"][slots[:-1]], episode.reward)
+                pictures = np.stack([episode.images[name][:, 2, 2] for name in ("left", "right")], 1)
+                features = ring.arrays["features"][slots][..., 0, 0]
+                np.testing.assert_array_equal(features, np.stack([pictures, pictures], 2))
+            assert taken.max() <= 1
+            if len(ring.samplable):
+                check_batch(replay.sample(8, share), self.known, 1)
+
+    def give_back(self, replay: Replay) -> None:
+        """The replay takes what it lacks again, and nothing it has."""
+        for key, episode in self.episodes.items():
+            held = replay.holds(key)
+            if key.role is Role.DEMO and not replay.protected.fits(len(episode) + 1):
+                continue
+            replay.add(episode)
+            assert replay.holds(key)
+            if held:
+                assert replay.add(episode) == 0
+        self.check(replay)
+
+
+works = st.lists(
+    st.integers(1, 12)
+    | st.integers(1, 12)
+    | st.integers(-6, -1)
+    | st.sampled_from(["sync", "refresh", "reopen"]),
+    min_size=3,
+    max_size=16,
+)
+
+
+def damage(folder: Path, draw: st.DataObject, settled: set[str]) -> str:
+    """Truncate one file of a ring, flip one bit of it, or remove it; returns its name."""
+    path = draw.draw(
+        st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size))
+    )
+    size = path.stat().st_size
+    kind = draw.draw(st.sampled_from(["flip", "flip", "truncate", "remove"]))
+    place = draw.draw(st.integers(0, max(0, size - 1)))
+    if path.name == "journal":  # its end is where it is torn most of the time
+        place = draw.draw(st.just(place) | st.integers(max(0, size - 200), size - 1))
+    if kind == "remove":
+        path.unlink()
+    elif kind == "truncate":
+        os.truncate(path, place)
+    else:
+        # Features that rot long after they were written are not looked for.
+        assume(path.name != "features.column" or path.parent.name not in settled)
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1 << draw.draw(st.integers(0, 7))
+        path.write_bytes(data)
+    return path.name
+
+
+def stages(folder: Path) -> list[set[tuple[str, int]]]:
+    """The sets of episodes a ring held after each line of its journal."""
+    contents, found = Contents(), [set[tuple[str, int]]()]
+    capacity = CAPACITY if folder.name == "online" else PROTECTED
+    for line in read_lines(folder / "journal")[0]:
+        contents.apply(line, capacity)
+        found.append(named([entry.key for entry in contents.entries.values()]))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(work=works, draw=st.data())
+def test_whatever_is_damaged_whole_episodes_are_left_and_the_rest_is_named(
+    work: list, draw: st.DataObject
+) -> None:
+    with scratch() as folder:
+        world = World(folder / "live")
+        for what in work:
+            world.do(what)
+        rings = {"online": world.replay.online, "protected": world.replay.protected}
+        settled = {name for name, ring in rings.items() if not ring.storage.contents.zone[1]}
+        hurt = Path(shutil.copytree(folder / "live", folder / "hurt"))
+        name = damage(hurt, draw, settled)
+        before = {ring: stages(folder / "live" / ring) for ring in ("online", "protected")}
+        with warnings_of_opening() as said:
+            while True:
+                try:
+                    replay = store(hurt)
+                    break
+                except LayoutChanged as changed:
+                    assert name == "layout.json"
+                    delete_ring(changed.folder)
+        world.check(replay)
+        for ring in (replay.online, replay.protected):
+            folder_name = "online" if ring is replay.online else "protected"
+            left = named([entry.key for entry in ring.entries])
+            gone = dropped([line for line in said if f"/hurt/{folder_name}:" in line])
+            if name.endswith(".column"):
+                assert left | gone == before[folder_name][-1]
+                assert not left & gone
+            elif name == "journal":
+                assert left | gone in before[folder_name]
+        world.give_back(replay)
+        replay.close()
+        again = store(hurt)
+        world.check(again)
+        again.close()
+        world.replay.close()
+
+
+class Disk:
+    """Stands in for `os` in ring_files, and remembers every write and every wait for the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.events = root, list[tuple[str, Path, int, bytes]]()
+        self._paths: dict[int, Path] = {}
+
+    def module(self) -> types.SimpleNamespace:
+        """What ring_files sees as `os`."""
+        mine = {"open": self.open, "pwrite": self.pwrite, "write": self.write, "fsync": self.fsync}
+        return types.SimpleNamespace(**(vars(os) | mine))
+
+    def open(self, path: Path, *more: int) -> int:
+        file = os.open(path, *more)
+        self._paths[file] = Path(path).relative_to(self.root)
+        return file
+
+    def pwrite(self, file: int, data: memoryview, offset: int) -> int:
+        self.events.append(("write", self._paths[file], offset, bytes(data)))
+        return os.pwrite(file, data, offset)
+
+    def write(self, file: int, data: memoryview) -> int:
+        self.events.append(("write", self._paths[file], os.fstat(file).st_size, bytes(data)))
+        return os.write(file, data)
+
+    def fsync(self, file: int) -> None:
+        os.fsync(file)
+        self.events.append(("sync", self._paths[file], 0, b""))
+
+
+def after_power_cut(base: Path, events: list, lost: np.random.Generator, chunk: int) -> None:
+    """Make the files of `base` what a disk may hold after `events`: any chunk of what was not waited for."""
+    waited = {path: i for i, (kind, path, *_) in enumerate(events) if kind == "sync"}
+    for i, (kind, path, offset, data) in enumerate(events):
+        if kind == "sync":
+            continue
+        kept = i < waited.get(path, -1)
+        with (base / path).open("r+b") as file:
+            for start in range(0, len(data), chunk):
+                if kept or lost.random() < 0.5:
+                    file.seek(offset + start)
+                    file.write(data[start : start + chunk])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    work=st.lists(
+        st.integers(1, 9) | st.integers(-5, -1) | st.sampled_from(["sync", "refresh"]),
+        min_size=4,
+        max_size=20,
+    ),
+    cut=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+    chunk=st.sampled_from([8, 64, 512]),
+)
+def test_a_power_cut_takes_nothing_that_was_synced_and_tears_nothing(
+    work: list, cut: float, seed: int, chunk: int
+) -> None:
+    with scratch() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring_files, "_RESERVE", 12)
+        disk = Disk(folder / "live")
+        patch.setattr(ring_files, "os", disk.module())
+        world = World(folder / "live")
+        base = Path(shutil.copytree(folder / "live", folder / "cut"))
+        disk.events.clear()
+        promised = [(0, set[Key](), set[Key]())]  # events so far, what must be found online, protected
+        for what in work:
+            world.do(what)
+            now = []
+            for ring, before in zip(world.rings(), promised[-1][1:], strict=True):
+                contents = ring.storage.contents
+                stored = {entry.key for entry in ring.entries}
+                moving = {contents.entries[serial].key for serial in contents.unsynced}
+                now.append(stored if what == "sync" else before & stored - moving)
+            promised.append((len(disk.events), now[0], now[1]))
+        happened = round(cut * len(disk.events))
+        after_power_cut(base, disk.events[:happened], np.random.default_rng(seed), chunk)
+        world.replay.close()
+        patch.setattr(ring_files, "os", os)
+        before_cut = max(i for i, (events, *_) in enumerate(promised) if events <= happened)
+        after_cut = min(before_cut + 1, len(promised) - 1)
+        replay = store(base)
+        world.check(replay)
+        for ring, before, after in zip(
+            (replay.online, replay.protected), promised[before_cut][1:], promised[after_cut][1:], strict=True
+        ):
+            assert before & after <= {entry.key for entry in ring.entries}
+        world.give_back(replay)
+        replay.close()
+
+
+def test_another_layout_is_refused_with_what_differs(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    for change, said in (
+        ({"encoder_hash": "f"}, "encoder was 'e', is now 'f'"),
+        ({"copies": 3}, "copies was 2, is now 3"),
+        ({"pad": 2}, "pad was 4, is now 2"),
+        ({"n_obs": 2}, "frames_shifted_alike was False, is now True"),
+        ({"cache_features": False}, "columns was"),
+        ({"capacity": 41}, "capacity was 40, is now 41"),
+    ):
+        settings_ = {"capacity": CAPACITY, "protected": PROTECTED, "folder": tmp_path, "encoder_hash": "e"}
+        with pytest.raises(LayoutChanged, match=said) as caught:
+            make(**(settings_ | change))
+        assert caught.value.folder == tmp_path / "online"
+    store(tmp_path, n_step=3, discount=0.9, seed=7).close()  # these change no byte
+    with pytest.raises(ValueError, match="needs encoder_hash"):
+        make(folder=tmp_path)
+
+
+def test_an_answer_to_another_layout_is_to_delete_and_refill(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for steps in (3, -4, 7):
+        world.do(steps)
+    world.replay.close()
+    for _ in range(2):
+        with pytest.raises(LayoutChanged) as caught:
+            make(CAPACITY, PROTECTED, folder=tmp_path, encoder_hash="f")
+        delete_ring(caught.value.folder)
+    replay = make(CAPACITY, PROTECTED, folder=tmp_path, encoder_hash="f")
+    assert replay.transitions == 0
+    world.give_back(replay)
+    assert len(replay.online.entries) == 2
+    replay.close()
+
+
+def test_what_was_lost_of_one_ring_is_added_to_that_ring_only(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.do(7)  # helped: it is in both
+    world.replay.close()
+    delete_ring(tmp_path / "protected")
+    world.replay = store(tmp_path)
+    (key,) = world.episodes
+    assert not world.replay.holds(key)
+    world.give_back(world.replay)
+    assert [len(ring.entries) for ring in world.rings()] == [1, 1]
+    world.replay.close()
+
+
+def test_refused_help_is_counted_once_whatever_is_reopened(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for steps in (-6, -6, -6, -6, 7, 7):  # 28 of 30 frames are taken
+        world.do(steps)
+    assert world.replay.protected.refused_steps == 4
+    world.do("reopen")
+    world.give_back(world.replay)
+    assert world.replay.metrics()["replay/protected_refused_steps"] == 4
+    world.replay.close()
+
+
+def test_two_demonstrations_of_the_same_name_are_two(tmp_path: Path) -> None:
+    replay = store(tmp_path)
+    one, other = Maker()(4, role=Role.DEMO), Maker(frames=100)(4, role=Role.DEMO)
+    assert (one.actor, one.number) == (other.actor, other.number)
+    assert [replay.add(one), replay.add(other), replay.add(one)] == [4, 4, 0]
+    replay.close()
+    replay = store(tmp_path)
+    assert [replay.add(one), replay.add(other)] == [0, 0]
+    replay.close()
+
+
+def test_a_rolled_back_episode_stays_out_even_when_the_ring_is_made_anew(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for steps in (3, 7, 4):
+        world.do(steps)
+    gone = Key(Role.TRAIN, "a", 2)
+    world.replay.exclude([gone, Key(Role.TRAIN, "a", 9)])
+    world.do("reopen")
+    late = world.maker
+    late.count = 8
+    world.do(5)  # becomes a/9, which was excluded before it came
+    states = {float(f) for batch in [world.replay.sample(200, 0.5)] for f in batch.state[:, 0, 1]}
+    frames = {round(float(a) * 1e4) for a in world.replay.sample(300, 0.5).action[:, 0]}
+    assert states and frames == set(range(3)) | set(range(12, 16))
+    world.replay.close()
+
+
+def test_syncing_from_another_thread_while_writing(tmp_path: Path) -> None:
+    world, over, failed = World(tmp_path), threading.Event(), list[BaseException]()
+
+    def sync() -> None:
+        try:
+            while not over.is_set():
+                world.replay.sync()
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    for i in range(120):
+        world.do("refresh" if i % 3 else 5)
+    over.set()
+    thread.join()
+    assert not failed
+    copy = Path(shutil.copytree(tmp_path, tmp_path.parent / "copy"))
+    with warnings_of_opening() as said:
+        again = store(copy)
+    assert not said
+    world.check(again)
+    assert [e.key for e in again.online.entries] == [e.key for e in world.replay.online.entries]
+    again.close()
+    world.replay.close()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from hilserl.replay import Replay, ReplayError
+from hilserl.types import Spec
+from tests.fakes.frames import Maker, make
+replay = make(2000, 2000, folder=Path(sys.argv[1]), encoder_hash="e")
+maker = Maker()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    for count in range(100):
+        replay.add(maker(5))
+except ReplayError as error:
+    print(count, len(replay.online.entries), error)
+    batch = replay.sample(64, 0.0)
+    assert set((batch.state[:, 0, 0] // 6).int().tolist()) <= set(range(count))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    replay.add(maker(5))  # there is room again
+    replay.close()
+"""
+
+
+@pytest.mark.parametrize("limit", [1000, 1001, 2000, 2345])
+def test_a_full_disk_is_an_error_with_a_name_and_costs_nothing_that_was_there(
+    tmp_path: Path, limit: int
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)],
+        cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    count, entries, said = ran.stdout.split(" ", 2)
+    assert count == entries != "0"
+    assert "cannot be written" in said
+    replay = make(2000, 2000, folder=tmp_path, encoder_hash="e")
+    assert len(replay.online.entries) == int(count) + 1
+    replay.close()
+
+
+def test_columns_cannot_be_written_by_mistake(tmp_path: Path) -> None:
+    replay = store(tmp_path)
+    with pytest.raises(ValueError, match="read-only"):
+        replay.online.arrays["state"][0] = 0
+    replay.close()
+    with pytest.raises(ReplayError, match="cannot be written"):
+        replay.add(Maker()(3))
+
+
+def test_a_journal_of_the_future_is_not_guessed_at(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    with (tmp_path / "online" / "journal").open("ab") as file:
+        file.write(encode_line({"op": "compress"}))
+    with pytest.raises(ReplayError, match="'compress', which this program does not know"):
+        store(tmp_path)
+    assert json.loads((tmp_path / "online" / "layout.json").read_text())["format"] == 1
