@@ -13,6 +13,9 @@ FILES = sorted(p for package in ("hilserl", "robot") for p in (ROOT / package).r
 TORCH_MODULES = {"vision", "replay", "sac", "networks", "acting", "reward", "build", "inference", "pretrain"}
 TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "sampling"}
 TORCH_MODULES |= {"adam_state", "noise", "parallel", "running_means", "sac_losses"}
+TORCH_MODULES |= {
+    f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
+}
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
 PLAIN_ROBOT_MODULES += ("robot.joint_units",)
 COMPOSERS = {"build", "body", "pretrain", "cli"}
