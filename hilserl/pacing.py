@@ -95,10 +95,11 @@ class PacingWatch:
         self._silent = ""
         self._pace: Pace | None = None
 
-    def look(self, work: Work, *, owing: bool, actors: Sequence[str]) -> None:
-        """Take note of where things are; more often than once a second is allowed and costs nothing.
+    def look(self, work: Work, *, owing: bool, actors: Sequence[str]) -> bool:
+        """Take note of where things are; True when that was judged anew, about once a second.
 
-        owing: updates are due now, so whatever is not learning is lost time. actors: those connected now.
+        To look more often is allowed and costs nothing. owing: updates are due now, so whatever is not
+        learning is lost time. actors: those connected now.
         """
         now_s = self._clock()
         if not owing:
@@ -106,13 +107,14 @@ class PacingWatch:
         elif self._busy_since_s is None:
             self._busy_since_s = now_s
         if self._looks and now_s - self._looks[-1].at_s < LOOK_EVERY_S:
-            return
+            return False
         self._looks.append(_Look(now_s, work))
         while len(self._looks) > 2 and now_s - self._looks[1].at_s >= WINDOW_S:
             self._looks.popleft()
         self._pace = _pace(self._looks[0], self._looks[-1])
         self._judge_ratio(now_s)
         self._judge_silence(now_s, work, owing, actors)
+        return True
 
     def reset(self) -> None:
         """Forget what was seen: updates were paused, or go on after a pause."""
