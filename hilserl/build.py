@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ from hilserl.config import Config, ConfigError
 from hilserl.contract import ContractMismatch
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, scan_episodes
 from hilserl.metrics import train_names
+from hilserl.parallel import Order, Processes
 from hilserl.replay import Key, Replay
-from hilserl.sac import SAC, Group
+from hilserl.sac import SAC, Group, Sample
 from hilserl.sampling import Batch
 from hilserl.task_record import check_task
 from hilserl.types import Episode, Obs, Spec
@@ -129,10 +131,16 @@ class Player:
 
 
 class SacAgent:
-    """SAC on a Replay, as the learner's loop wants an Agent. encoder: the one that training began with."""
+    """SAC on a Replay, as the learner's loop wants an Agent.
 
-    def __init__(self, sac: SAC, replay: Replay, encoder: FeatureEncoder) -> None:
-        self.sac, self.replay, self.encoder_hash = sac, replay, encoder.hash()
+    encoder: the one that training began with. others: the processes that share each batch, of which this is
+    rank 0; they must hear of every change, so pretraining and updates go through here.
+    """
+
+    def __init__(
+        self, sac: SAC, replay: Replay, encoder: FeatureEncoder, others: Processes | None = None
+    ) -> None:
+        self.sac, self.replay, self.encoder_hash, self._others = sac, replay, encoder.hash(), others
         self._constants = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self.encoder_hash), np.uint8)}
         if sac.config.feature_projection == "pca" and encoder.projection is not None:
             self._constants[PROJECTION_KEY] = encoder.projection.cpu().numpy()
@@ -147,7 +155,56 @@ class SacAgent:
 
     def update(self, critic_updates: int) -> None:
         """`critic_updates` critic steps and one actor step."""
-        self.sac.update(self.sample, critic_updates)
+        with self._shared(Order.UPDATE, critic_updates, self.sample) as sample:
+            self.sac.update(sample, critic_updates)
+
+    def pretrain(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Clone the demonstrations and value the clone, as configured. Raises Stopped when asked to stop."""
+
+        def watched() -> Batch:
+            if should_stop():
+                raise Stopped
+            return self.demonstrations()
+
+        policy = self.sac.config
+        with self._shared(Order.PRETRAIN_BC, policy.bc_pretrain_steps, watched) as sample:
+            self.sac.pretrain_bc(sample, policy.bc_pretrain_steps)
+        with self._shared(Order.PRETRAIN_CRITIC, policy.critic_pretrain_steps, watched) as sample:
+            self.sac.pretrain_critic(sample, policy.critic_pretrain_steps)
+
+    def share_state(self) -> None:
+        """Make the others what this process is: at the start, and after a restored checkpoint."""
+        if self._others is not None:
+            self._others.order(Order.STATE)
+            self._others.send_state(*self.sac.state_dict())
+
+    def close(self) -> None:
+        """Let the other processes end."""
+        if self._others is not None:
+            self._others.order(Order.STOP)
+            self._others.close()
+
+    @contextmanager
+    def _shared(self, order: Order, count: int, sample: Sample) -> Iterator[Sample]:
+        """`sample`, or where several processes learn, this one's share of it while `order` lasts."""
+        others = self._others
+        if others is None:
+            yield sample
+            return
+        others.order(order, count)
+        drawn = 0
+
+        def share() -> Batch:
+            nonlocal drawn
+            batch = others.share(sample())
+            drawn += 1
+            return batch
+
+        try:
+            yield share
+        finally:
+            if drawn < count:
+                others.end()
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """What an actor needs, with the encoder's hash."""

@@ -27,7 +27,7 @@ from hilserl.config import Config, ConfigError
 from hilserl.config_loading import save
 from hilserl.env import STATE_NAMES, task_spec
 from hilserl.episode import EpisodeHeader, save_episode
-from hilserl.episode_builder import EpisodeBuilder
+from hilserl.episode_builder import EpisodeBuilder, Recorder
 from hilserl.evaluate import Summary, save_summary
 from hilserl.inference import load_player, measure, play_trial, show
 from hilserl.learning_curve import learning_curve_png
@@ -35,7 +35,7 @@ from hilserl.metrics import read_rows
 from hilserl.rollout import HoldStill, Policy, rollout
 from hilserl.rundir import write_whole
 from hilserl.task_record import task_hash, task_json
-from hilserl.types import End, Obs, Role, Spec, Step
+from hilserl.types import End, Obs, Role
 from robot.twin.lift import FINGER_CLEARANCE_M, GRASP_M
 from robot.types import F32
 
@@ -55,21 +55,6 @@ class DemoError(Exception):
     """A process of the demo failed; says which, how, and where its output is."""
 
 
-class _Recorder:
-    """A rollout listener that builds the episode."""
-
-    def __init__(self, spec: Spec, header: EpisodeHeader) -> None:
-        self.builder = EpisodeBuilder(spec, header)
-
-    def begin(self, obs: Obs) -> None:
-        """The first observation."""
-        self.builder.start(obs)
-
-    def step(self, step: Step) -> None:
-        """One more step."""
-        self.builder.add(step)
-
-
 def record_demonstrations(config: Config, folder: Path, count: int) -> int:
     """Record `count` successful scripted demonstrations into `folder`; returns their transitions.
 
@@ -87,7 +72,7 @@ def record_demonstrations(config: Config, folder: Path, count: int) -> int:
             seed = DEMO_SEED + 1000 * config.seed + attempt
             attempt += 1
             header = EpisodeHeader("operator", number + 1, Role.DEMO, 0, seed, task_hash(config.task))
-            recorder = _Recorder(spec, header)
+            recorder = Recorder(EpisodeBuilder(spec, header))
             played = rollout(
                 env=body.env,
                 policy=HoldStill(),

@@ -139,3 +139,18 @@ def check_step(spec: Spec, step: Step) -> None:
     check_obs(spec, step.obs)
     if not math.isfinite(step.reward):
         raise ValueError(f"a reward must be finite, got {step.reward}")
+
+
+class Recorder:
+    """A rollout listener that builds the episode it hears of."""
+
+    def __init__(self, builder: EpisodeBuilder) -> None:
+        self.builder = builder
+
+    def begin(self, obs: Obs) -> None:
+        """The first observation."""
+        self.builder.start(obs)
+
+    def step(self, step: Step) -> None:
+        """One more step."""
+        self.builder.add(step)

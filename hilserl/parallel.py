@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import torch
@@ -30,6 +31,16 @@ class ParallelError(Exception):
 
 class Ended(Exception):
     """Rank 0 ended the order before its last batch."""
+
+
+class Order(Enum):
+    """What rank 0 asks of the others: the arguments of SAC's methods of these names, a state, or the end."""
+
+    STATE = "state"
+    UPDATE = "update"
+    PRETRAIN_BC = "pretrain_bc"
+    PRETRAIN_CRITIC = "pretrain_critic"
+    STOP = "stop"
 
 
 def launched() -> bool:
@@ -58,7 +69,6 @@ class Processes:
         dist.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
         # Orders wait for hours; on a GPU that waiting would keep it busy.
         self._words = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        self._shapes: list[tuple[tuple[int, ...], torch.dtype]] = []
 
     def mean(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes; the same bits in all of them."""
@@ -71,9 +81,9 @@ class Processes:
 
     # -- rank 0
 
-    def order(self, name: str, count: int = 0) -> None:
+    def order(self, order: Order, count: int = 0) -> None:
         """Tell the others what comes next."""
-        self._say(json.dumps({"order": name, "count": count}).encode())
+        self._say(json.dumps({"order": order.value, "count": count}).encode())
 
     def share(self, batch: Batch) -> Batch:
         """Rank 0's share of `batch`; the others get theirs."""
@@ -95,10 +105,10 @@ class Processes:
 
     # -- the others
 
-    def next_order(self) -> tuple[str, int]:
-        """(name, count) of what rank 0 wants; blocks until it says."""
+    def next_order(self) -> tuple[Order, int]:
+        """What rank 0 wants, and how often; blocks until it says."""
         said = json.loads(self._hear())
-        return said["order"], said["count"]
+        return Order(said["order"]), said["count"]
 
     def receive(self) -> Batch:
         """This process's share of the next batch. Raises Ended when rank 0 stopped early."""

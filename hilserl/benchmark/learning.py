@@ -1,0 +1,183 @@
+"""Does speed cost learning? Success against transitions with kept features and with encoding in the update.
+
+One process plays and learns in turn on the lock-step twin, so that a run repeats to the last bit and no arm
+waits for a slower learner: what differs between runs of a seed is only how the update sees the pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hilserl.actor import EVAL_SEED
+from hilserl.body import build_body
+from hilserl.build import Player, SacAgent, build_encoder, build_replay, build_sac, load_demos, max_steps
+from hilserl.config import Config, PolicyConfig
+from hilserl.demo import no_help, record_demonstrations
+from hilserl.env import task_spec
+from hilserl.episode import EpisodeHeader
+from hilserl.episode_builder import EpisodeBuilder, Recorder
+from hilserl.evaluate import wilson_interval
+from hilserl.inference import measure
+from hilserl.rollout import rollout
+from hilserl.rundir import write_whole
+from hilserl.task_record import task_hash
+from hilserl.types import Role
+
+FINAL_SEED = 40_000_000
+EVAL_EPISODES, FINAL_EPISODES = 30, 50
+EVALUATE_EVERY = 250
+"""Transitions between two evaluations."""
+ARMS: dict[str, Callable[[PolicyConfig], PolicyConfig]] = {
+    "M=1": lambda policy: dataclasses.replace(policy, feature_copies=1),
+    "M=4": lambda policy: dataclasses.replace(policy, feature_copies=4),
+    "in the update": lambda policy: dataclasses.replace(policy, cache_features=False),
+}
+"""How the update sees pictures; the names are the curves' labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Help-free deterministic success after so many transitions. minutes: spent learning and playing."""
+
+    transitions: int
+    episodes: int
+    successes: int
+    trials: int
+    minutes: float
+
+
+def learn(
+    config: Config, folder: Path, transitions: int, say: Callable[[str], None] = lambda _: None
+) -> list[Point]:
+    """Train one policy; its evaluations, the last on other seeds and with more episodes.
+
+    folder: where demonstrations are recorded (those of the seed are reused when there).
+    """
+    demos = folder / f"demos_seed{config.seed}"
+    if not (demos / "task.json").exists():
+        record_demonstrations(config, demos, config.run.demo_episodes)
+    config = dataclasses.replace(config, demos=(str(demos),))
+    spec, encoder = task_spec(config.task), build_encoder(config)
+    replay = build_replay(config, spec, encoder)
+    load_demos(config, replay, say)
+    agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
+    agent.sac.pretrain_bc(agent.demonstrations, config.policy.bc_pretrain_steps)
+    agent.sac.pretrain_critic(agent.demonstrations, config.policy.critic_pretrain_steps)
+    player = Player(spec, config, build_encoder(config), deterministic=False)
+    points: list[Point] = []
+    played, episodes, worked_s = 0, 0, 0.0
+
+    def evaluate(first: int, count: int) -> None:
+        player.load(agent.weights())
+        player.deterministic = True
+        with build_body(no_help(config), say) as quiet:
+            summary = measure(quiet, player, config, range(first, first + count))
+        player.deterministic = False
+        wins = sum(trial.success for trial in summary.trials)
+        points.append(Point(played, episodes, wins, count, worked_s / 60))
+        say(f"{played} transitions, {episodes} episodes, {worked_s / 60:.1f} min: {wins} of {count}")
+
+    with build_body(config, say) as body:
+        while played < transitions:
+            if played >= len(points) * EVALUATE_EVERY:
+                evaluate(EVAL_SEED, EVAL_EPISODES)
+            start = time.monotonic()
+            player.load(agent.weights())
+            header = EpisodeHeader("actor", episodes + 1, Role.TRAIN, 1, 0, task_hash(config.task))
+            recorder = Recorder(EpisodeBuilder(spec, header))
+            done = rollout(
+                env=body.env,
+                policy=player,
+                teleop=body.teleop,
+                reward=body.reward,
+                seed=config.seed * 100_000 + episodes,
+                max_steps=max_steps(config),
+                listeners=(recorder,),
+            )
+            if done.end.stored:
+                episode = recorder.builder.finish(done.end, done.facts)
+                replay.add(episode)
+                for _ in range(len(episode) * config.policy.utd_ratio // config.policy.policy_update_freq):
+                    agent.update(config.policy.policy_update_freq)
+                played += len(episode)
+            episodes += 1
+            worked_s += time.monotonic() - start
+    evaluate(FINAL_SEED, FINAL_EPISODES)
+    return points
+
+
+def learning_benchmark(
+    config: Config,
+    folder: Path,
+    arms: list[str],
+    seeds: list[int],
+    transitions: int,
+    say: Callable[[str], None],
+) -> None:
+    """Run each arm with each seed that folder/learning.json lacks, and draw what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "learning.json"
+    runs = json.loads(path.read_text()) if path.exists() else []
+    for seed in seeds:
+        for arm in arms:
+            if any(run["arm"] == arm and run["seed"] == seed for run in runs):
+                continue
+            one = dataclasses.replace(config, seed=seed, policy=ARMS[arm](config.policy))
+            say(f"{arm}, seed {seed}")
+            points = learn(one, folder, transitions, say)
+            runs = json.loads(path.read_text()) if path.exists() else []  # another process may have added
+            runs.append({"arm": arm, "seed": seed, "points": [dataclasses.asdict(p) for p in points]})
+            write_whole(path, json.dumps(runs, indent=1) + "\n")
+    draw(runs, folder / "learning.png")
+    say(table(runs))
+
+
+def table(runs: list[dict]) -> str:  # type: ignore[type-arg]
+    """Markdown: one row for each run, the last number with its 95 % interval."""
+    lines = ["| features | seed | cloned | success at transitions | final | 95 % | min |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for run in sorted(runs, key=lambda r: (r["arm"], r["seed"])):
+        first, *middle, last = run["points"]
+        low, high = wilson_interval(last["successes"], last["trials"])
+        course = ", ".join(f"{p['transitions']}: {100 * p['successes'] / p['trials']:.0f} %" for p in middle)
+        cloned = f"{100 * first['successes'] / first['trials']:.0f} %"
+        final = f"{last['successes']}/{last['trials']} | {100 * low:.0f}-{100 * high:.0f} %"
+        row = (run["arm"], run["seed"], cloned, course, final, f"{last['minutes']:.1f}")
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
+
+
+def draw(runs: list[dict], path: Path) -> None:  # type: ignore[type-arg]
+    """Success against transitions: thin lines are seeds, thick ones their mean at each evaluation."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for arm, colour in zip(ARMS, ("#e08e1b", "#1a7f4b", "#2c3e50"), strict=True):
+        curves = [
+            [(p["transitions"], 100 * p["successes"] / p["trials"]) for p in run["points"]]
+            for run in runs
+            if run["arm"] == arm
+        ]
+        for curve in curves:
+            axes.plot(*zip(*curve, strict=True), color=colour, lw=0.8, alpha=0.45)
+        if curves:
+            count = min(len(curve) for curve in curves)
+            x = [sum(c[i][0] for c in curves) / len(curves) for i in range(count)]
+            y = [sum(c[i][1] for c in curves) / len(curves) for i in range(count)]
+            label = f"{arm} ({len(curves)} seeds)"
+            axes.plot(x, y, color=colour, lw=2.4, marker="o", label=label)
+    axes.set_xlabel("transitions")
+    axes.set_ylabel("success without help [%]")
+    axes.set_ylim(-3, 103)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, title="trunk features kept, or encoded in the update")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png")
