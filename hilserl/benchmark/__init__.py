@@ -1,0 +1,1 @@
+"""What this learner costs, measured beside lerobot's on the same data. Run by scripts/benchmark.py."""

@@ -1,0 +1,11 @@
+"""Benchmarks: python scripts/benchmark.py learner --against lerobot [--quick] [--json]."""
+
+import sys
+import time
+
+STARTED_S = time.monotonic()
+
+if __name__ == "__main__":
+    from hilserl.benchmark.cli import main
+
+    sys.exit(main(sys.argv[1:], print, STARTED_S))
