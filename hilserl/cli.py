@@ -11,26 +11,24 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hilserl.cli_parsers import Command, parser_of
+
 if TYPE_CHECKING:
     from hilserl.config import Config
 
-TRAIN_CONFIG = "configs/twin_lift_train_config.json"
-WIRE_CONFIG = "configs/twin_wire_config.json"
 NAMED_ERRORS = 2
 INTERRUPTED = 130
-
-Command = Callable[[argparse.Namespace, list[str]], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned. argv: the words after the program's name."""
-    parser = _parser()
+    parser = parser_of(_COMMANDS)
     args, overrides = parser.parse_known_args(argv)
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a display the twin renders off screen
@@ -71,106 +69,6 @@ def _interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hilserl",
-        description="Human-in-the-loop reinforcement learning on an SO-101 arm, real or simulated.",
-        epilog="Any configuration value can be given as --section.key=value, e.g. --policy.utd_ratio=4.",
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add(commands, "learner", _learner, "learn from what the actors send (the gRPC service)")
-    _add(commands, "actor", _actor, "drive the arm, let a person take over, send the steps to the learner")
-    _add_inference(commands)
-    _add_demo(commands)
-    _add_twin(commands)
-    _add_pretrain(commands)
-    _add_config(commands)
-    return parser
-
-
-if TYPE_CHECKING:
-    type _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-
-def _add(
-    commands: _Commands, name: str, run: Command, text: str, default_config: str | None = None
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog="Any configuration value can be given as --section.key=value.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=run, options=parser)
-    needed = "" if default_config is None else f" (default: {default_config})"
-    parser.add_argument(
-        "--config_path",
-        metavar="FILE",
-        required=default_config is None,
-        default=default_config,
-        help=f"JSON file, see configs/{needed}",
-    )
-    return parser
-
-
-def _add_inference(commands: _Commands) -> None:
-    parser = _add(commands, "inference", _inference, "play a trained policy without help and count successes")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a pretrained_model folder")
-    parser.add_argument("--num_episodes", type=_positive, default=10, metavar="N")
-    parser.add_argument("--device", metavar="NAME", help="short for --policy.device")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the episodes")
-    parser.add_argument("--record_video", action="store_true", help="one video per episode")
-    parser.add_argument("--video_dir", default="", metavar="DIR", help="where videos go")
-    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of the likeliest")
-    parser.add_argument(
-        "--temperature", type=float, metavar="T", help="scale the sampling; implies --stochastic"
-    )
-
-
-def _add_demo(commands: _Commands) -> None:
-    text = "a learner and an actor on the simulated arm: train, evaluate, show the result"
-    parser = _add(commands, "demo", _demo, text, TRAIN_CONFIG)
-    parser.add_argument("--minutes", type=float, default=9.0, metavar="M", help="longest training time")
-    parser.add_argument("--eval_episodes", type=_positive, default=50, metavar="N")
-
-
-def _add_twin(commands: _Commands) -> None:
-    text = "the simulated arm behind a serial port and a camera stream, in real time"
-    parser = _add(commands, "twin", _twin, text, WIRE_CONFIG)
-    parser.add_argument("--hand", action="store_true", help="a simulated person moves the released arm")
-    parser.add_argument(
-        "--seconds", type=float, metavar="S", help="stop after S seconds (default: on interrupt)"
-    )
-
-
-def _add_pretrain(commands: _Commands) -> None:
-    text = "train an image encoder on pictures of the simulated arm"
-    parser = _add(commands, "pretrain-encoder", _pretrain, text, TRAIN_CONFIG)
-    parser.add_argument("--folder", default="outputs/encoder", metavar="DIR", help="where the encoder goes")
-    parser.add_argument("--width", type=_positive, metavar="C", help="channels of the first stage")
-    parser.add_argument("--minutes", type=float, metavar="M")
-
-
-def _add_config(commands: _Commands) -> None:
-    parser = commands.add_parser("config", help="show a configuration, or compare two", allow_abbrev=False)
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    show = _add(actions, "show", _show, "print the whole effective configuration as JSON")
-    show.add_argument("--short", action="store_true", help="only what differs from the defaults")
-    diff = actions.add_parser("diff", help="print where two files differ", allow_abbrev=False)
-    diff.set_defaults(run=_diff, options=diff)
-    diff.add_argument("ours", metavar="FILE")
-    diff.add_argument("theirs", metavar="FILE")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
 def _refuse_mistyped_options(args: argparse.Namespace, overrides: list[str]) -> None:
     """An option's near miss would otherwise be taken for an override of the configuration."""
     from hilserl.config import Config, ConfigError
@@ -184,6 +82,15 @@ def _refuse_mistyped_options(args: argparse.Namespace, overrides: list[str]) -> 
         near = difflib.get_close_matches(option, known, n=1, cutoff=0.8)
         if near:
             raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
+
+
+def _refuse_loose_words(overrides: list[str]) -> None:
+    """Beside an argument without a name, "--seed 5" would leave it open whose the 5 is."""
+    from hilserl.config import ConfigError
+
+    loose = [word for word in overrides if "=" not in word]
+    if loose:
+        raise ConfigError(f"{loose[0]}: this command takes values of the configuration as --key=value only")
 
 
 def _say(line: str) -> None:
@@ -307,3 +214,60 @@ def _diff(args: argparse.Namespace, overrides: list[str]) -> int:
     for name, here, there in differences:
         print(f"  {name}: {here} | {there}")
     return 1 if differences else 0
+
+
+def _status(args: argparse.Namespace, overrides: list[str]) -> int:
+    from hilserl.config_loading import load_config
+    from hilserl.run_status import status_lines
+
+    for line in status_lines(load_config(args.config_path, overrides)):
+        print(line)
+    return 0
+
+
+def _control(args: argparse.Namespace, overrides: list[str]) -> int:
+    from hilserl.config_loading import load_config
+    from hilserl.wire import Command, send_command
+
+    _refuse_loose_words(overrides)
+    service = load_config(args.config_path, overrides).service
+    send_command(service, Command(args.command))
+    print(f"asked the learner at {service.learner_host}:{service.learner_port} to {args.command}")
+    return 0
+
+
+def _rollback(args: argparse.Namespace, overrides: list[str]) -> int:
+    from hilserl.config_loading import load_config
+    from hilserl.rollback import describe, roll_back
+    from hilserl.rundir import RunDir
+
+    _refuse_loose_words(overrides)
+    config = load_config(args.config_path, overrides)
+    with RunDir.hold(config.output_dir, config.job_name) as run:
+        done = roll_back(run, args.step)
+        if done is None:
+            print(f"{run.root} is at checkpoint {args.step} already; nothing was changed")
+            return 0
+        for line in describe(done):
+            print(line)
+    print(
+        "episodes an actor has not sent yet were played by policies taken back; they are kept as old data\n"
+        f"go on: hilserl learner --config_path {args.config_path} {' '.join(overrides)} --resume=true"
+    )
+    return 0
+
+
+_COMMANDS: dict[str, Command] = {
+    "learner": _learner,
+    "actor": _actor,
+    "inference": _inference,
+    "demo": _demo,
+    "twin": _twin,
+    "pretrain-encoder": _pretrain,
+    "status": _status,
+    "control": _control,
+    "rollback": _rollback,
+    "config show": _show,
+    "config diff": _diff,
+}
+"""What each command of `hilserl.cli_parsers` does."""

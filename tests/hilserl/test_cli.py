@@ -1,21 +1,28 @@
 """The command line: words in, configuration and arguments out; named errors and interrupts end it cleanly."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import textwrap
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hilserl.alarms import Alarm
 from hilserl.cli import main
 from hilserl.config import InferenceArgs
 from hilserl.config_loading import config_from_json, load_config
+from hilserl.rundir import RunDir
+from hilserl.types import Spec
+from hilserl.wire import Command, LearnerService
 from robot.errors import BusError
 
 ROOT = Path(__file__).resolve().parents[2]
+SPEC = Spec(("cam",), (8, 8, 3), ("x_m",))
 TRAIN = "configs/grasp_only_hilserl_train_config.json"
 TWIN = "configs/twin_lift_train_config.json"
 
@@ -137,6 +144,50 @@ def test_the_demo_has_a_folder_of_its_own(calls):
     ((_, (config,), options),) = calls
     assert (config.output_dir, config.job_name, config.robot.type) == ("outputs", "demo", "twin")
     assert options == {"minutes": 3.0, "eval_episodes": 7}
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """A real learner's service on a free port, and the words that name it."""
+    monkeypatch.chdir(ROOT)
+    config = replace(load_config(TWIN).service, learner_port=0)
+    made = LearnerService(config, SPEC, "hash", "{}", print, queue.Queue(), {"robot": 7})
+    made.start()
+    yield made, ["--config_path", TWIN, f"--service.learner_port={made.port}"]
+    made.stop()
+
+
+@pytest.mark.parametrize("command", list(Command))
+def test_control_reaches_the_learner(service, command):
+    learner, words = service
+    assert main(["control", command.value, *words]) == 0
+    assert learner.commands.get_nowait() is command
+
+
+def test_status_says_what_the_learner_says_and_what_the_folder_holds(service, tmp_path, capsys):
+    learner, words = service
+    alarm = Alarm("value_above_bound", "the critics are diverging", 9.0, 1.5)
+    learner.progress(30, 10)
+    learner.set_alarms([alarm], paused=True, updates_per_transition=3.25)
+    assert main(["status", *words, f"--output_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    for said in ("paused", "30 transitions, 10 critic updates", "3.2", "actor robot: away", "up to 7"):
+        assert said in out
+    assert "ALARM value_above_bound (9, limit 1.5): the critics are diverging" in out
+    assert f"{tmp_path / 'twin_lift'}: none on this machine" in out
+    learner.stop()
+    with RunDir.create(tmp_path, "twin_lift", "{}", resume=False) as run:
+        (run.episodes / "robot_00000003_00012_success.npz").touch()
+        assert main(["status", *words, f"--output_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "no learner runs there" in out and "1, 12 transitions; robot 3" in out and "last: none" in out
+
+
+@pytest.mark.parametrize("command", ["control", "rollback"])
+def test_a_loose_number_is_not_taken_for_an_argument(calls, capsys, command):
+    word = "save" if command == "control" else "100"
+    assert main([command, word, "--config_path", TWIN, "--seed", "5"]) == 2
+    assert "as --key=value only" in capsys.readouterr().err
 
 
 def test_config_show_prints_what_can_be_loaded_again(calls, capsys):
