@@ -27,6 +27,12 @@ def follow(config: Config, group: Processes) -> SAC:
     any_state = np.ones(spec.state_size, np.float32)  # the true statistics come with rank 0's state
     sac = sac_of(config, spec, build_encoder(config), any_state, any_state, group)
     log.info("process %d of %d follows", group.rank, group.world)
+    obey(sac, group)
+    return sac
+
+
+def obey(sac: SAC, group: Processes) -> None:
+    """Do to `sac` what rank 0 does to its own, until it stops."""
     while True:
         order, count = group.next_order()
         try:
@@ -41,6 +47,6 @@ def follow(config: Config, group: Processes) -> SAC:
                     sac.pretrain_critic(group.receive, count)
                 case Order.STOP:
                     group.close()
-                    return sac
+                    return
         except Ended:
             log.info("order %s ended early", order.value)

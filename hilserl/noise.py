@@ -13,8 +13,8 @@ from torch import Tensor
 class Noise:
     """Normal draws, dropout masks and pairs of critics, the same for the same seed.
 
-    With several processes (`world`) each draws for the whole batch and keeps the part of its own `rank`:
-    together they use what one process alone would have used.
+    With several processes (`world`) each draws for the whole batch and keeps every world-th row, from the
+    `rank`-th on: together they use what one process alone would have used.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0, world: int = 1) -> None:
@@ -25,11 +25,11 @@ class Noise:
     def normal(self, batch: int, size: int) -> Tensor:
         """Standard normal float32 (batch, size)."""
         drawn = torch.randn(batch * self._world, size, generator=self._generator, device=self._device)
-        return drawn[self._rank * batch : (self._rank + 1) * batch]
+        return drawn[self._rank :: self._world]
 
-    def keep(self, drop: float, rows: int, batch: int) -> Tensor:
-        """Dropout mask float32 (rows, batch): about `drop` of it 0, the rest what keeps the mean."""
-        shape = (rows, batch * self._world)
+    def keep(self, drop: float, rows: int, batch: int, frames: int = 1) -> Tensor:
+        """Dropout mask float32 (rows, batch * frames): about `drop` of it 0, the rest what keeps the mean."""
+        shape = (rows, batch * self._world * frames)
         if self._device.type == "cpu":  # torch's own mask takes a quarter of an update's time there
             level = round(drop * 256)
             drawn = np.frombuffer(self._bytes.bytes(shape[0] * shape[1]), np.uint8).reshape(shape)
@@ -37,7 +37,9 @@ class Noise:
         else:
             uniform = torch.rand(shape, generator=self._generator, device=self._device)
             kept = (uniform >= drop).float().div_(1.0 - drop)
-        return kept[:, self._rank * batch : (self._rank + 1) * batch]
+        if self._world == 1:
+            return kept
+        return kept.view(rows, -1, frames)[:, self._rank :: self._world].flatten(1)
 
     def pair(self, members: int) -> Tensor:
         """Two different members of `members`, int64 (2,)."""

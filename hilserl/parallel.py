@@ -142,7 +142,11 @@ class Processes:
             shape, dtype = (tuple(whole[index].shape), whole[index].dtype) if whole else shapes[index]
             carried = torch.uint8 if dtype is torch.bool else dtype  # NCCL has no booleans
             mine = torch.empty((shape[0] // self.world, *shape[1:]), dtype=carried, device=self.device)
-            parts = list(whole[index].to(carried).contiguous().chunk(self.world)) if whole else None
+            # Every world-th row: a batch begins with its demonstrations, and each process should see some.
+            parts = None
+            if whole:
+                rows = whole[index].to(carried)
+                parts = [rows[rank :: self.world].contiguous() for rank in range(self.world)]
             dist.scatter(mine, parts, 0)
             shares.append(mine.to(dtype))
         return Batch(*shares)

@@ -149,8 +149,8 @@ class SAC:
         drop = self.config.dropout
         if drop == 0.0:
             return None
-        pictures = len(batch.action) * self.config.n_obs_steps
-        return [self.noise.keep(drop, head.pooled, pictures) for head in self.nets.critic_heads.each()]
+        size, frames = len(batch.action), self.config.n_obs_steps
+        return [self.noise.keep(drop, head.pooled, size, frames) for head in self.nets.critic_heads.each()]
 
     def critic_target(self, batch: Batch) -> Tensor:
         """(B,) what the critics are pulled to, for the next noise in turn."""

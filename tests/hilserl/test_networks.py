@@ -46,8 +46,10 @@ def test_several_processes_draw_together_what_one_draws_alone() -> None:
     cpu = torch.device("cpu")
     alone, parts = Noise(3, cpu), [Noise(3, cpu, rank, 3) for rank in range(3)]
     for _ in range(2):
-        assert torch.equal(alone.normal(6, 4), torch.cat([part.normal(2, 4) for part in parts]))
-        assert torch.equal(alone.keep(0.2, 5, 6), torch.cat([part.keep(0.2, 5, 2) for part in parts], 1))
+        shares = torch.stack([part.normal(2, 4) for part in parts], 1)
+        assert torch.equal(alone.normal(6, 4), shares.flatten(0, 1))
+        masks = torch.stack([part.keep(0.2, 5, 2, frames=2).view(5, 2, 2) for part in parts], 2)
+        assert torch.equal(alone.keep(0.2, 5, 6, frames=2), masks.flatten(1))
         pairs = {tuple(part.pair(9).tolist()) for part in parts}
         assert pairs == {tuple(alone.pair(9).tolist())}
 
