@@ -57,7 +57,7 @@ def check_motion(
     lag = motion_lag([(one.path.reference, one.hand) for one in trajectories])
     _raise_if(_lag_faults(lag / task.fps, columns))
     pairs = [moves(one, max(lag, 0.0)) for one in trajectories]
-    axes, within = correlation(pairs), [within_error(*pair) for pair in pairs]
+    axes, within = correlation(pairs, task.fps), [within_error(*pair) for pair in pairs]
     share = gripper_share(trajectories, max(lag, 0.0))
     _raise_if([*_motion_faults(trajectories, axes, within), *_gripper_faults(share)])
     return Motion(

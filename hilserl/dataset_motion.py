@@ -17,6 +17,8 @@ USED_M = 1e-3
 STEP_ERROR_M = 0.005
 GRIPPER_MOVES_RAD = 0.03
 """A step in which the gripper moves at least this far counts as a move."""
+WINDOW_S = 0.3
+"""Moves are correlated over this time: a hand held up for a step that then slips is still explained."""
 LAG_STEPS = 3
 """Longest lag looked for, either way."""
 
@@ -25,8 +27,8 @@ LAG_STEPS = 3
 class Motion:
     """How well actions and measured motion agree over a dataset.
 
-    correlation: {axis: of the steps, lag taken out}, used axes only. within: share of steps within 5 mm.
-    lag_s: how far the measured motion is behind. clipped: share of steps faster than action_scale allows.
+    correlation: {axis: of moves over WINDOW_S, lag taken out}, used axes only. within: share of steps within
+    5 mm. lag_s: how far the measured motion is behind. clipped: share of steps too fast for action_scale.
     held: share of steps in which box or leash held the commanded path back. turn_rad: largest turn of the
     hand away from how the environment holds it. needed_scale_m: action_scale that would hold every step.
     gripper_share: of the gripper's moves, those that were asked for. gripper_clipped: share of steps in which
@@ -86,14 +88,23 @@ def moves(trajectory: Trajectory, lag: float) -> tuple[F64, F64]:
     return commanded[:count], np.diff(later, axis=0)[:count]
 
 
-def correlation(pairs: Sequence[tuple[F64, F64]]) -> dict[str, float]:
-    """{axis: correlation of commanded and measured moves}, of the axes that are used."""
-    commanded, measured = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+def correlation(pairs: Sequence[tuple[F64, F64]], fps: float) -> dict[str, float]:
+    """{axis: correlation of commanded and measured moves over WINDOW_S}, of the axes that are used."""
+    window = max(1, round(WINDOW_S * fps))
+    steps = np.concatenate([commanded for commanded, _ in pairs])
+    commanded, measured = (np.concatenate([_over(pair[side], window) for pair in pairs]) for side in (0, 1))
     return {
         "xyz"[axis]: float(np.corrcoef(commanded[:, axis], measured[:, axis])[0, 1])
         for axis in range(3)
-        if commanded[:, axis].std() > USED_M and measured[:, axis].std() > 0
+        if steps[:, axis].std() > USED_M and measured[:, axis].std() > 0
     }
+
+
+def _over(steps: F64, window: int) -> F64:
+    """Moves (n - window + 1, 3) over `window` steps (n, 3) each."""
+    path = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
+    over: F64 = path[window:] - path[:-window]
+    return over
 
 
 def within_error(commanded: F64, measured: F64) -> float:
