@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,12 +143,16 @@ class SacAgent:
     ) -> None:
         self.sac, self.replay, self.encoder_hash, self._others = sac, replay, encoder.hash(), others
         self._constants = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self.encoder_hash), np.uint8)}
+        self.sample_s = 0.0
         if sac.config.feature_projection == "pca" and encoder.projection is not None:
             self._constants[PROJECTION_KEY] = encoder.projection.cpu().numpy()
 
     def sample(self) -> Batch:
         """A batch with the configured share of demonstrations."""
-        return self.replay.sample(self.sac.config.batch_size, self.sac.config.demo_fraction)
+        start_s = time.monotonic()
+        batch = self.replay.sample(self.sac.config.batch_size, self.sac.config.demo_fraction)
+        self.sample_s += time.monotonic() - start_s
+        return batch
 
     def demonstrations(self) -> Batch:
         """A batch of demonstrations only."""
@@ -213,6 +218,10 @@ class SacAgent:
     def metrics(self) -> dict[str, float]:
         """The glossary's train/ metrics since the last call."""
         return train_names({**self.sac.metrics(), **self.replay.metrics()})
+
+    def large_inputs(self) -> dict[str, int]:
+        """Critic updates in a row in which each state component was too often far out of range."""
+        return self.sac.large_inputs()
 
 
 def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder, folder: Path | None = None) -> Replay:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hilserl.counters import Counters, Evaluations
+from hilserl.pacing import Work
 from hilserl.types import End, Episode, Role, Weights
 
 WAIT_S = 0.2
@@ -22,13 +24,21 @@ ROLLING = 20
 
 
 class Agent(Protocol):
-    """What learns. `update` does `critic_updates` optimisation steps on batches of its own sampling."""
+    """What learns. `update` does `critic_updates` optimisation steps on batches of its own sampling.
+
+    sample_s: time spent in sampling so far [s]. large_inputs: see `CollapseGuard.row`.
+    """
+
+    @property
+    def sample_s(self) -> float: ...
 
     def update(self, critic_updates: int) -> None: ...
 
     def weights(self) -> dict[str, NDArray[Any]]: ...
 
     def metrics(self) -> dict[str, float]: ...
+
+    def large_inputs(self) -> dict[str, int]: ...
 
 
 class Store(Protocol):
@@ -38,13 +48,24 @@ class Store(Protocol):
 
 
 class Incoming(Protocol):
-    """Arrived episodes with their features, in order of arrival; None when none came within timeout_s [s]."""
+    """Arrived episodes with their features, in order of arrival; None when none came within timeout_s [s].
+
+    frames, encode_s: frames encoded so far and the time it took [s], in whichever thread.
+    """
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def encode_s(self) -> float: ...
 
     def get(self, timeout_s: float) -> tuple[Episode, NDArray[Any] | None] | None: ...
 
 
 class Publisher(Protocol):
-    """The way out to the actors."""
+    """The way out to the actors; `actors` names those connected now."""
+
+    def actors(self) -> Sequence[str]: ...
 
     def publish(self, weights: Weights) -> None: ...
 
@@ -59,28 +80,17 @@ class Saver(Protocol):
     def check(self) -> None: ...
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a checkpoint restores. transitions counts online control steps, updates critic steps.
+class Watch(Protocol):
+    """What watches over learning and may pause it; `hilserl.oversight.Oversight` is the one."""
 
-    minutes: wall time worked on the run, over all resumes, as last logged. numbers: the newest episode taken
-    in of each actor.
-    """
+    @property
+    def paused(self) -> bool: ...
 
-    transitions: int = 0
-    updates: int = 0
-    version: int = 0
-    episodes: int = 0
-    best_success: float = -1.0
-    minutes: float = 0.0
-    numbers: dict[str, int] = field(default_factory=dict)
+    def episode(self, episode: Episode) -> None: ...
 
-    def count(self, episode: Episode) -> None:
-        """One more episode that is learned from."""
-        self.numbers[episode.actor] = max(episode.number, self.numbers.get(episode.actor, 0))
-        if episode.role is Role.TRAIN:
-            self.transitions += len(episode)
-            self.episodes += 1
+    def look(self, work: Work, *, owing: bool, actors: Sequence[str]) -> None: ...
+
+    def row(self, values: Mapping[str, float], large_inputs: Mapping[str, int]) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +107,6 @@ class Budget:
     log_every: int
     checkpoint_every: int
     max_transitions: int
-
-
-@dataclass(slots=True)
-class Evaluations:
-    """Held-out, help-free episodes, grouped by the policy version that played them."""
-
-    version: int = -1
-    results: list[bool] = field(default_factory=list)
-
-    def take(self, episode: Episode) -> None:
-        """Add one evaluation episode; a new policy version starts a new group."""
-        if episode.policy_version != self.version:
-            self.version, self.results = episode.policy_version, []
-        self.results.append(episode.end is End.SUCCESS)
-
-    @property
-    def rate(self) -> float:
-        """Share of successes of the present group."""
-        return sum(self.results) / len(self.results)
 
 
 class Learner:
@@ -137,6 +128,7 @@ class Learner:
         arrivals: Incoming,
         publisher: Publisher,
         saver: Saver,
+        watch: Watch,
         counters: Counters,
         budget: Budget,
         on_log: Callable[[Mapping[str, float]], None],
@@ -145,7 +137,8 @@ class Learner:
         idle: Callable[[int], float] = lambda _: WAIT_S,
     ) -> None:
         self._agent, self._store, self._arrivals, self._publisher = agent, store, arrivals, publisher
-        self.counters, self._budget, self._saver, self._idle = counters, budget, saver, idle
+        self.counters, self._budget, self._saver, self._watch = counters, budget, saver, watch
+        self._idle, self._update_s, self._heard = idle, 0.0, 0
         self._on_log, self._on_episode = on_log, on_episode
         self._eval_group = eval_group
         self._evaluations = Evaluations()
@@ -164,18 +157,37 @@ class Learner:
         while not should_stop() and self.counters.transitions < self._budget.max_transitions:
             self._saver.check()
             self._take(0.0)
-            if self._may_update():
-                self._agent.update(self._budget.updates_per_call)
-                self.counters.updates += self._budget.updates_per_call
+            owing = self._owing()
+            self._watch.look(self._work(), owing=owing, actors=self._publisher.actors())
+            if owing and not self._watch.paused:
+                self._update()
                 self._every_so_often()
             else:
                 self._tell()  # actors that keep pace wait for the very last update
                 self._take(self._idle(self.counters.updates))
         self._saver.save(False)
 
-    def _may_update(self) -> bool:
+    def _owing(self) -> bool:
+        """Whether the budget allows an update."""
         allowed = self.counters.transitions * self._budget.updates_per_transition
         return self.counters.updates + self._budget.updates_per_call <= allowed
+
+    def _update(self) -> None:
+        start_s = time.monotonic()
+        self._agent.update(self._budget.updates_per_call)
+        self._update_s += time.monotonic() - start_s
+        self.counters.updates += self._budget.updates_per_call
+
+    def _work(self) -> Work:
+        return Work(
+            transitions=self.counters.transitions,
+            updates=self.counters.updates,
+            update_s=self._update_s,
+            sample_s=self._agent.sample_s,
+            frames=self._arrivals.frames,
+            encode_s=self._arrivals.encode_s,
+            episodes=self._heard,
+        )
 
     def _take(self, wait_s: float) -> None:
         """Take in every episode that is ready, waiting up to wait_s [s] for the first."""
@@ -188,7 +200,9 @@ class Learner:
         self._tell()
 
     def _admit(self, episode: Episode, features: NDArray[Any] | None) -> None:
+        self._heard += 1
         self._on_episode(episode)
+        self._watch.episode(episode)
         if episode.role is Role.EVAL:
             self._evaluations.take(episode)
             if len(self._evaluations.results) == self._eval_group:
@@ -251,4 +265,5 @@ class Learner:
         if self._recent:
             unaided, helped = np.mean(self._recent, axis=0)
             values |= {"rollout/unaided_success": float(unaided), "rollout/intervention_share": float(helped)}
+        values |= self._watch.row(values, self._agent.large_inputs())
         self._on_log(values)

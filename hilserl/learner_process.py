@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from hilserl.alarms import CollapseGuard
 from hilserl.arrivals import Arrivals
-from hilserl.build import SacAgent, Stopped, build_encoder, build_sac, load_demos, set_threads
+from hilserl.build import SacAgent, Stopped, build_sac, learner_encoder, load_demos, set_threads
 from hilserl.checkpoint import latest
 from hilserl.config import Config
 from hilserl.config_loading import to_json
+from hilserl.counters import Counters
 from hilserl.display import LearnerDisplay
 from hilserl.env import task_spec
-from hilserl.episode import EpisodeInfo, durable_numbers
 from hilserl.idle_refresh import IdleRefresh
-from hilserl.learner import WAIT_S, Budget, Counters, Learner
+from hilserl.learner import WAIT_S, Budget, Learner
 from hilserl.learner_saving import CheckpointSaver, restore
+from hilserl.learner_serving import Serving
 from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.metrics import MetricLog, WandbRun, start_wandb
+from hilserl.oversight import Oversight
+from hilserl.pacing import PacingWatch
 from hilserl.replay import Batch, Replay
-from hilserl.rundir import RunDir, write_whole
+from hilserl.rollback import finish_rollback
+from hilserl.rundir import RunDir
 from hilserl.stopping import Stop, stop_on_interrupt
-from hilserl.task_record import task_hash, task_json
-from hilserl.types import Episode, Role, Spec, Weights
-from hilserl.wire import Command, LearnerService
-
-INBOX_EPISODES = 64
+from hilserl.types import Episode, Role
 
 
 def run_learner(config: Config) -> None:
@@ -48,27 +48,29 @@ def run_learner(config: Config) -> None:
 def _serve_and_learn(
     config: Config, run: RunDir, stack: ExitStack, stop: Stop, display: LearnerDisplay
 ) -> None:
-    spec, encoder = task_spec(config.task), build_encoder(config)
+    finish_rollback(run.root)
+    spec, encoder = task_spec(config.task), learner_encoder(config, latest(run.checkpoints))
     archive, counters = Archive(run.episodes), Counters()
     replay = open_replay(config, spec, encoder, run.root / "replay", display.message)
     stack.callback(replay.close)
     load_demos(config, replay, display.message, stop, archive.know)
     stored = take_in_run(config, run, replay, archive, counters, display.message, stop)
-    inbox: queue.Queue[Episode] = queue.Queue(INBOX_EPISODES)
-    arrivals = stack.enter_context(Arrivals(inbox, replay.features_of))
-    service = _service(config, spec, inbox, archive, stored)
-    service.start()
-    stack.callback(service.stop)
-    display.message(f"learner at {config.service.learner_host}:{service.port}, run folder {run.root}")
+    serving = Serving(config, spec, archive, stored, counters.transitions, run.root / "published_version")
+    arrivals = stack.enter_context(Arrivals(serving.inbox, replay.features_of))
+    serving.start()
+    stack.callback(serving.close)
+    display.message(f"learner at {config.service.learner_host}:{serving.port}, run folder {run.root}")
+    guard, watch = _oversight(config, serving, display)
 
     def on_episode(episode: Episode) -> None:
         display.message(episode_line(episode))
 
-    _gather(config, replay, arrivals, counters, _obedient(service, stop, None), on_episode, display)
-    agent = SacAgent(build_sac(config, spec, replay), replay, encoder.hash())
-    publisher = _Publisher(service, run.root / "published_version")
-    _restore_or_pretrain(config, run, agent, counters, stop, display)
-    counters.version = max(counters.version, publisher.last_version())
+    _gather(
+        config, replay, arrivals, counters, watch, serving.obedient(stop, watch, None), on_episode, display
+    )
+    agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
+    _restore_or_pretrain(config, run, agent, counters, guard, stop, display)
+    counters.version = max(counters.version, serving.last_version())
     log = MetricLog(run.metrics, "learner", tensorboard=config.run.tensorboard, wandb=_wandb(config, run))
     stack.callback(log.close)
 
@@ -80,21 +82,39 @@ def _serve_and_learn(
         display.message(f"checkpoint {path}" + (" (best so far)" if best else ""))
 
     saver = stack.enter_context(
-        CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters, on_saved)
+        CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters, guard, on_saved)
     )
     Learner(
         agent=agent,
         store=replay,
         arrivals=arrivals,
-        publisher=publisher,
+        publisher=serving,
         saver=saver,
+        watch=watch,
         counters=counters,
         budget=_budget(config),
         on_log=on_log,
         on_episode=on_episode,
         eval_group=config.run.eval_episodes,
         idle=_idle(config, replay, archive, counters),
-    ).run(_obedient(service, stop, saver.save))
+    ).run(serving.obedient(stop, watch, saver.save))
+
+
+def _oversight(config: Config, serving: Serving, display: LearnerDisplay) -> tuple[CollapseGuard, Oversight]:
+    guard = CollapseGuard(config.policy)
+    pacing = PacingWatch(
+        utd_ratio=config.policy.utd_ratio,
+        batch=config.policy.batch_size,
+        episode_s=config.task.control_time_s,
+    )
+    watch = Oversight(
+        guard,
+        pacing,
+        auto_pause=config.run.auto_pause,
+        say=lambda line: display.message(line, warning=True),
+        report=serving.report,
+    )
+    return guard, watch
 
 
 def _idle(config: Config, replay: Replay, archive: Archive, counters: Counters) -> Callable[[int], float]:
@@ -121,60 +141,6 @@ def _budget(config: Config) -> Budget:
     )
 
 
-def _service(
-    config: Config,
-    spec: Spec,
-    inbox: queue.Queue[Episode],
-    archive: Archive,
-    stored: list[EpisodeInfo],
-) -> LearnerService:
-    return LearnerService(
-        config.service,
-        spec,
-        task_hash(config.task),
-        task_json(config.task),
-        archive.store,
-        inbox,
-        durable_numbers(stored),
-        config.allow_task_difference,
-    )
-
-
-class _Publisher:
-    """Publishes to the actors, and keeps the newest version on disk: no two policies ever share one."""
-
-    def __init__(self, service: LearnerService, path: Path) -> None:
-        self._service, self._path = service, path
-
-    def last_version(self) -> int:
-        """The newest version ever published in this run, 0 when there is none."""
-        return int(self._path.read_text()) if self._path.exists() else 0
-
-    def publish(self, weights: Weights) -> None:
-        """Hand new weights to the actors."""
-        write_whole(self._path, f"{weights.version}\n")
-        self._service.publish(weights)
-
-    def progress(self, transitions: int, updates: int) -> None:
-        """Tell the actors how far learning is."""
-        self._service.progress(transitions, updates)
-
-
-def _obedient(service: LearnerService, stop: Stop, save: Callable[[bool], None] | None) -> Callable[[], bool]:
-    """A should_stop that first does what was asked for over the wire. save: None while nothing is learned."""
-
-    def should_stop() -> bool:
-        while not service.commands.empty():
-            match service.commands.get():
-                case Command.SAVE if save is not None:
-                    save(False)
-                case Command.STOP:
-                    stop.ask()
-        return stop()
-
-    return should_stop
-
-
 def episode_line(episode: Episode) -> str:
     """One episode as the learner's terminal shows it."""
     return (
@@ -195,6 +161,7 @@ def _gather(
     replay: Replay,
     arrivals: Arrivals,
     counters: Counters,
+    watch: Oversight,
     should_stop: Callable[[], bool],
     on_episode: Callable[[Episode], None],
     display: LearnerDisplay,
@@ -212,13 +179,20 @@ def _gather(
         if arrival is None:
             continue
         on_episode(arrival.episode)
+        watch.episode(arrival.episode)
         if arrival.episode.role is not Role.EVAL:
             replay.write(*arrival)
             counters.count(arrival.episode)
 
 
 def _restore_or_pretrain(
-    config: Config, run: RunDir, agent: SacAgent, counters: Counters, stop: Stop, display: LearnerDisplay
+    config: Config,
+    run: RunDir,
+    agent: SacAgent,
+    counters: Counters,
+    guard: CollapseGuard,
+    stop: Stop,
+    display: LearnerDisplay,
 ) -> None:
     newest = latest(run.checkpoints)
     if newest is None:
@@ -228,7 +202,7 @@ def _restore_or_pretrain(
             agent.sac.pretrain_critic(demonstrations, config.policy.critic_pretrain_steps)
             display.message(f"cloned the demonstrations for {config.policy.bc_pretrain_steps} steps")
         return
-    restore(newest, agent, counters)
+    restore(newest, agent, counters, guard)
     display.message(
         f"resumed from {newest}: {counters.updates} updates; {counters.transitions} transitions on disk"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hilserl.acting import ENCODER
+from hilserl.alarms import CollapseGuard
 from hilserl.build import ENCODER_KEY, Player, SacAgent
 from hilserl.checkpoint import load_pretrained, load_training_state, save_checkpoint
 from hilserl.checkpoint_writer import CheckpointWriter
 from hilserl.config import Config
 from hilserl.contract import build_contract, check_encoder
-from hilserl.learner import Counters
+from hilserl.counters import Counters
 from hilserl.types import Obs, Spec
 from hilserl.vision import FeatureEncoder
 
@@ -39,7 +39,7 @@ class Snapshot:
     state: dict[str, Any]
 
 
-def snapshot(agent: SacAgent, counters: Counters) -> Snapshot:
+def snapshot(agent: SacAgent, counters: Counters, guard: CollapseGuard) -> Snapshot:
     """Copy what a checkpoint needs."""
     tensors, plain = agent.sac.state_dict()
     state = {
@@ -51,6 +51,7 @@ def snapshot(agent: SacAgent, counters: Counters) -> Snapshot:
         "best_success": counters.best_success,
         "minutes": counters.minutes,
         "numbers": dict(counters.numbers),
+        "guard": guard.state(),
     }
     return Snapshot(counters.transitions, tensors, state)
 
@@ -70,23 +71,21 @@ class CheckpointSaver:
         agent: SacAgent,
         encoder: FeatureEncoder,
         counters: Counters,
+        guard: CollapseGuard,
         on_saved: Callable[[Path, bool], None] = lambda _path, _best: None,
     ) -> None:
         self._folder, self._keep = folder, config.run.keep_checkpoints
-        self._agent, self._counters, self._on_saved = agent, counters, on_saved
+        self._agent, self._counters, self._guard, self._on_saved = agent, counters, guard, on_saved
         self._config, self._spec = config, spec
-        self._encoder_key = {ENCODER_KEY: np.frombuffer(bytes.fromhex(agent.encoder_hash), np.uint8)}
         # One that learns is loaded with each snapshot's weights, and must not be the one that is learning.
         self._encoder = encoder if config.policy.freeze_vision_encoder else copy.deepcopy(encoder)
+        self._encoder_key = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self._encoder.hash()), np.uint8)}
         self._player = Player(spec, config, self._encoder, deterministic=True)
         self._writer = CheckpointWriter(self._write)
-        self.stall_s = 0.0
 
     def save(self, best: bool) -> None:
         """Have a checkpoint of now written. Raises WritingFailed when an earlier one could not be."""
-        start_s = time.monotonic()
-        self._writer.submit(snapshot(self._agent, self._counters), best=best)
-        self.stall_s = time.monotonic() - start_s
+        self._writer.submit(snapshot(self._agent, self._counters, self._guard), best=best)
 
     def check(self) -> None:
         """Raise WritingFailed when a checkpoint could not be written."""
@@ -131,8 +130,8 @@ class CheckpointSaver:
         return inputs, {"action": self._player.act(obs)}
 
 
-def restore(checkpoint: Path, agent: SacAgent, counters: Counters) -> None:
-    """Continue from a checkpoint: networks, optimisers, random numbers, counters.
+def restore(checkpoint: Path, agent: SacAgent, counters: Counters, guard: CollapseGuard) -> None:
+    """Continue from a checkpoint: networks, optimisers, random numbers, counters, successes so far.
 
     counters.transitions, episodes and numbers are left alone: they follow from the episodes on disk. Raises
     ContractMismatch when the checkpoint was trained on another image encoder.
@@ -147,6 +146,7 @@ def restore(checkpoint: Path, agent: SacAgent, counters: Counters) -> None:
     agent.replay.rng.bit_generator.state = saved.state["replay_rng"]
     counters.updates, counters.version = saved.state["updates"], saved.state["version"]
     counters.best_success, counters.minutes = saved.state["best_success"], saved.state["minutes"]
+    guard.load_state(saved.state["guard"])
 
 
 def encoder_arrays(encoder: FeatureEncoder) -> Arrays:

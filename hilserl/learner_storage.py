@@ -11,9 +11,10 @@ from pathlib import Path
 
 from hilserl.build import Stopped, build_replay, take_in
 from hilserl.config import Config
+from hilserl.counters import Counters
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, save_episode, scan_episodes
-from hilserl.learner import Counters
 from hilserl.replay import Key, LayoutChanged, Replay, delete_ring
+from hilserl.rollback import excluded_episodes
 from hilserl.rundir import RunDir, write_whole
 from hilserl.task_record import check_task, task_json
 from hilserl.types import Episode, Role, Spec
@@ -67,22 +68,28 @@ def take_in_run(
 ) -> list[EpisodeInfo]:
     """Count a resumed run's own episodes and add those the replay lacks; returns them all.
 
-    Raises TaskMismatch naming a field that differs.
+    What a rollback set apart is neither counted nor sampled. Raises TaskMismatch naming a field that differs.
     """
     task_file = run.episodes / TASK_FILE
     if task_file.exists():
         check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
     else:
         write_whole(task_file, task_json(config.task))
-    stored = scan_episodes(run.episodes)
+    stored, excluded = scan_episodes(run.episodes), excluded_episodes(run.root)
+    apart = [info for info in stored if (info.actor, info.number) in excluded]
+    replay.exclude(Key.of(load_episode(info.path, pictures=False)) for info in apart)
     # In order of arrival, so that where the ring is too small the oldest make room.
     lacked = 0
     for info in sorted(stored, key=lambda info: info.path.stat().st_mtime_ns):
         if should_stop():
             raise Stopped
-        episode, added = take_in(info, replay, archive.know)
-        counters.count(episode)
-        lacked += added
+        if info not in apart:
+            episode, added = take_in(info, replay, archive.know)
+            counters.count(episode)
+            lacked += added
     if stored:
-        say(f"{len(stored)} episodes of this run, {counters.transitions} transitions; {lacked} were encoded")
+        say(
+            f"{len(stored)} episodes of this run, {counters.transitions} transitions: {lacked} were encoded, "
+            f"{len(apart)} set apart by a rollback"
+        )
     return stored

@@ -121,6 +121,8 @@ EPISODE = r"^ *\d+ +\d+ +-?\d+\.\d\d +(yes|no)"
 """A row of the actor's table."""
 LEARNING = r"^checkpoint "
 SERVING = r"^learner at "
+TAKEN_IN = r"^\w+/\d+ train: "
+"""A training episode the learner has encoded and taken in."""
 
 
 def free_port() -> int:
@@ -199,6 +201,7 @@ def test_trains_checkpoints_and_plays_with_stacked_frames(job, tmp_path, capsys,
     learner.wait_for(LEARNING)
     actor.wait_for(EPISODE, 5)
     assert actor.interrupt() == 0, actor.text
+    learner.wait_for(TAKEN_IN, len(scan_episodes(run.root / "episodes")))
     assert learner.interrupt() == 0, learner.text
     assert "Traceback" not in actor.text + learner.text
     assert sum("waiting: no learner" in line for line in actor.lines) < 10, "the wait is told, not spammed"

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hilserl.alarms import CollapseGuard
 from hilserl.benchmark.data import EPISODE_STEPS, SENSOR_NOISE, add_noise, episodes, make_spec
 from hilserl.benchmark.lerobot_side import LeRobot
 from hilserl.benchmark.ours import Ours, TableEncoder, make_replay
 from hilserl.benchmark.timing import Deadline, Side, alternate, seconds
 from hilserl.build import SacAgent
 from hilserl.checkpoint import latest
-from hilserl.learner import Counters
+from hilserl.counters import Counters
 from hilserl.learner_saving import CheckpointSaver, restore
 from hilserl.types import Episode
 from robot.types import U8
@@ -43,8 +44,9 @@ def growth(renders: U8, sizes: Sequence[int], device: str, report: Callable[[str
         )  # fmt: skip
         agent = SacAgent(ours.sac, ours.replay, encoder)
         ours.full_steps(1, 1)
-        counters = Counters()
-        with CheckpointSaver(ours.config, folder / "checkpoints", spec, agent, encoder, counters) as saver:
+        counters, guard = Counters(), CollapseGuard(ours.config.policy)
+        where = folder / "checkpoints"
+        with CheckpointSaver(ours.config, where, spec, agent, encoder, counters, guard) as saver:
             for size in sizes:
                 while ours.replay.transitions < size:
                     ours.replay.add(next(stream))
@@ -52,12 +54,12 @@ def growth(renders: U8, sizes: Sequence[int], device: str, report: Callable[[str
                 update = alternate(
                     {"ours": Side(ours.critic_updates, 0.5, lambda: ours.critic_updates(3))}, 5, Deadline(60)
                 )["ours"]
-                saver.save(False)
+                stall_s = seconds(lambda: saver.save(False))
                 row = {"transitions": ours.replay.transitions, "update_ms": update.scaled(1e3).as_dict()}
-                rows.append(row | {"checkpoint_stall_ms": 1e3 * saver.stall_s})
+                rows.append(row | {"checkpoint_stall_ms": 1e3 * stall_s})
                 report(
                     f"{row['transitions']} transitions: {1e3 * update.median:.1f} ms per critic update, "
-                    f"checkpoint stall {1e3 * saver.stall_s:.1f} ms"
+                    f"checkpoint stall {1e3 * stall_s:.1f} ms"
                 )
         ours.replay.close()
         start = time.perf_counter()
@@ -65,10 +67,10 @@ def growth(renders: U8, sizes: Sequence[int], device: str, report: Callable[[str
         reopened_s = time.perf_counter() - start
         if replay.transitions != ours.replay.transitions:
             raise AssertionError(f"{replay.transitions} of {ours.replay.transitions} transitions came back")
-        checkpoint = latest(folder / "checkpoints")
+        checkpoint = latest(where)
         assert checkpoint is not None
         agent.replay = replay
-        restored_s = seconds(lambda: restore(checkpoint, agent, counters))
+        restored_s = seconds(lambda: restore(checkpoint, agent, counters, guard))
         replay.close()
     return {
         "channels": CHANNELS,

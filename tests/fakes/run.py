@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hilserl.alarms import CollapseGuard
 from hilserl.arrivals import Arrivals
 from hilserl.build import SacAgent, build_encoder, build_sac, load_demos
 from hilserl.checkpoint import latest
 from hilserl.config import Config, PolicyConfig, RunConfig, TaskConfig
 from hilserl.config_loading import to_json
+from hilserl.counters import Counters
 from hilserl.env import task_spec
-from hilserl.learner import Budget, Counters, Learner
+from hilserl.learner import Budget, Learner
 from hilserl.learner_saving import CheckpointSaver, restore
 from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.rundir import RunDir
@@ -90,6 +92,7 @@ class Session:
         self.run = RunDir.create(folder, "job", to_json(config), (folder / "job").exists())
         self.spec, self.encoder = task_spec(config.task), build_encoder(config)
         self.archive, self.counters = Archive(self.run.episodes), Counters()
+        self.guard, self.paused = CollapseGuard(config.policy), False
         self._count_encodes(self.encoder)
         self.replay = open_replay(config, self.spec, self.encoder, self.run.root / "replay", self.said.append)
         load_demos(config, self.replay, self.said.append, known=self.archive.know)
@@ -124,13 +127,19 @@ class Session:
         """Needs something to learn from; restores the newest checkpoint."""
         if self.agent is None:
             self.agent = SacAgent(
-                build_sac(self.config, self.spec, self.replay), self.replay, self.encoder.hash()
+                build_sac(self.config, self.spec, self.replay, self.encoder), self.replay, self.encoder
             )
             if (newest := latest(self.run.checkpoints)) is not None:
-                restore(newest, self.agent, self.counters)
+                restore(newest, self.agent, self.counters, self.guard)
             self.agent.sample = self._watched(self.agent.sample)  # type: ignore[method-assign]
             self.saver = CheckpointSaver(
-                self.config, self.run.checkpoints, self.spec, self.agent, self.encoder, self.counters
+                self.config,
+                self.run.checkpoints,
+                self.spec,
+                self.agent,
+                self.encoder,
+                self.counters,
+                self.guard,
             )
         return self.agent
 
@@ -170,6 +179,7 @@ class Session:
             arrivals=self.arrivals,
             publisher=self,
             saver=self.saver,
+            watch=self,
             counters=self.counters,
             budget=Budget(**self._budget),
             on_log=lambda values: None,
@@ -182,6 +192,19 @@ class Session:
 
     def progress(self, transitions: int, updates: int) -> None:
         pass
+
+    def actors(self) -> list[str]:
+        return []
+
+    def episode(self, episode: Episode) -> None:
+        self.guard.episode(episode)
+
+    def look(self, work: object, *, owing: bool, actors: object) -> None:
+        pass
+
+    def row(self, values: dict[str, float], large_inputs: dict[str, int]) -> dict[str, float]:
+        self.guard.row(values, large_inputs)
+        return {}
 
     def end_threads(self) -> None:
         """What the end of a process does to its threads; what was handed over is written."""

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilserl.alarms import CollapseGuard
 from hilserl.build import (
     ENCODER_KEY,
     Player,
@@ -21,9 +22,9 @@ from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, InferenceArgs, PolicyConfig
 from hilserl.config_loading import load_config
 from hilserl.contract import CheckpointError, ContractMismatch
+from hilserl.counters import Counters
 from hilserl.env import task_spec
 from hilserl.inference import load_player, run_inference
-from hilserl.learner import Counters
 from hilserl.learner_saving import CheckpointSaver, golden_observation
 from hilserl.rundir import RunDir
 from hilserl.types import End, Episode, Role
@@ -78,7 +79,8 @@ def saved(request, tmp_path_factory):
     agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
     with RunDir.create(folder, "job", "{}", False) as run:
         counters = Counters(transitions=20)
-        with CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters) as saver:
+        guard = CollapseGuard(config.policy)
+        with CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters, guard) as saver:
             saver.save(best=True)
     return config, run.checkpoints / "000020", agent
 

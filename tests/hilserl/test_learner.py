@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilserl.arrivals import Arrivals
-from hilserl.learner import ROLLING, Budget, Counters, Learner
+from hilserl.counters import Counters
+from hilserl.learner import ROLLING, Budget, Learner
 from hilserl.metrics import check_metrics
+from hilserl.pacing import Work
 from hilserl.types import End, Episode, Role
 from tests.fakes.episodes import short_episode
 
@@ -38,7 +40,9 @@ class Bench:
     ) -> None:
         self.ready: deque[Episode] = deque()
         self.calls: list[tuple] = []
-        self.broken, self.idled = "", 0
+        self.broken, self.idled, self.paused = "", 0, False
+        self.frames, self.encode_s, self.sample_s = 0, 0.0, 0.0
+        self.looks: list[tuple[Work, bool]] = []
         self.counters = counters or Counters()
         self.budget = budget
         self.learner = Learner(
@@ -47,6 +51,7 @@ class Bench:
             arrivals=self,
             publisher=self,
             saver=self,
+            watch=self,
             counters=self.counters,
             budget=budget,
             on_log=lambda values: self.calls.append(("log", dict(values))),
@@ -65,6 +70,23 @@ class Bench:
 
     def metrics(self) -> dict[str, float]:
         return {"train/critic_loss": 1.0}
+
+    def large_inputs(self) -> dict[str, int]:
+        return {"x_m": 7}
+
+    def actors(self) -> list[str]:
+        return ["a"]
+
+    def episode(self, episode: Episode) -> None:
+        self.calls.append(("watched", episode.number))
+
+    def look(self, work: Work, *, owing: bool, actors: list[str]) -> None:
+        assert actors == ["a"]
+        self.looks.append((work, owing))
+
+    def row(self, values: dict[str, float], large_inputs: dict[str, int]) -> dict[str, float]:
+        assert large_inputs == {"x_m": 7} and values["time/updates"] == self.counters.updates
+        return {"train/alarms": 1.0}
 
     def get(self, timeout_s: float) -> tuple[Episode, np.ndarray | None] | None:
         if not self.ready:
@@ -87,7 +109,7 @@ class Bench:
     def idle(self, updates: int) -> float:
         assert updates == self.counters.updates
         allowed = self.budget.updates_per_transition * self.counters.transitions
-        assert updates + self.budget.updates_per_call > allowed, "idle while there is something to do"
+        assert self.paused or updates + self.budget.updates_per_call > allowed, "idle with something to do"
         self.idled += 1
         return 0.0
 
@@ -144,8 +166,17 @@ def test_the_update_budget_is_used_up_and_never_exceeded(arrivals, utd, per_call
     if flat:
         # Actors that keep pace wait for the last update: they must hear of it.
         assert bench.of("progress")[-1][1:] == (bench.counters.transitions, bench.counters.updates)
+    assert [number for _, number in bench.of("watched")] == [e.number for e in flat]
+    before = Work()
+    for work, owing in bench.looks:
+        ahead = utd * work.transitions - work.updates
+        assert owing == (ahead >= per_call)
+        for field in fields(Work):
+            assert getattr(work, field.name) >= getattr(before, field.name), "work only grows"
+        before = work
     for _, values in bench.of("log"):
         check_metrics(values)
+        assert ("train/alarms" in values) == ("time/updates" in values)
         assert values.get("train/updates_per_transition", 0) <= utd
 
 
@@ -165,6 +196,16 @@ def test_it_waits_for_episodes_only_when_there_is_nothing_to_do():
     assert {timeout for timeout, _ in waits} == {0.0, wanted_s}
     assert all(not ready for timeout, ready in waits if timeout), "it waited with an episode at the door"
     assert bench.counters.updates == 20
+
+
+def test_while_paused_data_are_taken_in_and_nothing_is_learned():
+    bench = Bench()
+    bench.paused = True
+    bench.run([short_episode(10)], [short_episode(10, number=2)])
+    assert bench.counters.transitions == 20 and bench.counters.updates == 0 and bench.idled
+    bench.paused = False
+    bench.run()
+    assert bench.counters.updates == 40
 
 
 def test_a_checkpoint_that_could_not_be_written_ends_it():
