@@ -17,6 +17,7 @@ from hilserl.vision import (
     Trunk,
     VisionError,
     load_trunk,
+    principal_projection,
     random_shift,
     random_trunk,
     save_trunk,
@@ -233,3 +234,31 @@ def test_every_shift_is_drawn_and_equally_often() -> None:
 def test_no_pad_leaves_pictures_alone() -> None:
     images = pictures(3)
     assert random_shift(images, 0, np.random.default_rng(0)) is images
+
+
+def test_principal_channels_hold_the_most_energy_and_repeat() -> None:
+    trunk, images = random_trunk(4, 0), pictures(20)
+    found = principal_projection(trunk, images, 6)
+    torch.testing.assert_close(found @ found.T, torch.eye(6), rtol=0, atol=1e-5)
+    rows = FeatureEncoder(trunk, 32).encode(images).astype(np.float64).transpose(0, 2, 3, 1).reshape(-1, 32)
+    best = (np.linalg.svd(rows, compute_uv=False)[:6] ** 2).sum()
+    assert float(np.square(rows @ found.double().numpy().T).sum()) == pytest.approx(best, rel=1e-3)
+    drawn = FeatureEncoder(trunk, 6).projection
+    assert drawn is not None
+    assert float(np.square(rows @ drawn.double().numpy().T).sum()) < 0.9 * best
+    assert torch.equal(found, principal_projection(trunk, images, 6))
+    with pytest.raises(VisionError, match="none were given"):
+        principal_projection(trunk, images[:0], 6)
+
+
+def test_nothing_is_encoded_before_the_projection_is_known() -> None:
+    encoder = FeatureEncoder(random_trunk(4, 0), 8, seed=None)
+    assert not encoder.complete
+    with pytest.raises(VisionError, match="is not known yet"):
+        encoder.encode(pictures(1))
+    before = encoder.hash()
+    encoder.project(principal_projection(encoder.trunk, pictures(4), 8))
+    assert encoder.hash() != before
+    assert encoder.encode(pictures(1)).shape[1] == 8
+    with pytest.raises(VisionError, match=r"must be \(8, 32\)"):
+        encoder.project(torch.zeros(7, 32))
