@@ -112,8 +112,8 @@ def test_actions_played_by_the_environment_are_recovered(substeps, seed, smooth)
     assert off[exact][:, :3].max(initial=0) < 0.11  # inverse kinematics may stop a millimetre short, twice
     assert not exact.any() or (off[exact][:, :3] < 0.02).mean() > 0.8
     assert np.abs(found.path.action[exact, :3] - actions[1:][exact, :3]).max(initial=0) < 0.11
-    # and what they were measured to do is where they lead: nothing drifts
-    assert np.abs(found.path.reference - found.hand).max() < 0.012
+    # Nothing drifts: whenever a step was long enough, the path is where the hand was (CLIPPED_M).
+    assert np.abs(found.path.reference - found.hand)[1:][free].max(initial=0) < 1.01e-3
     assert np.abs(found.q - states[substeps::substeps]).max() == 0
     speed = (states[substeps::substeps] - states[:-substeps:substeps]) * TASK.fps
     joint_vel = [i for i, name in enumerate(STATE_NAMES) if name.startswith("joint_vel")]
