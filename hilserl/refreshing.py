@@ -31,7 +31,8 @@ class Refresher:
     def __init__(self, rings: Sequence[Ring], features: FrameFeatures) -> None:
         self._rings, self._features = deque(rings), features
         self._pass: _Pass | None = None
-        self._skipped: set[tuple[Ring, int]] = set()
+        self._turn = 0
+        self._skip_until: dict[tuple[Ring, int], int] = {}
 
     def refresh(self, pictures_of: PicturesOf, pictures: int) -> int:
         """Encode about `pictures` shifted pictures anew (at least a frame's); the number of frames.
@@ -55,16 +56,17 @@ class Refresher:
 
     def _next_pass(self, pictures_of: PicturesOf) -> _Pass | None:
         """The next episode in turn with its pictures, None where there is none or they are not at hand."""
+        self._turn += 1
         self._rings.rotate()
-        turns = [(ring, entry) for ring in self._rings for entry in ring.oldest_encoding()]
-        if not turns:
+        waiting = [(ring, entry) for ring in self._rings for entry in ring.oldest_encoding()]
+        for ring, entry in waiting:
+            if self._skip_until.get((ring, entry.serial), 0) <= self._turn:
+                break
+        else:
             return None
-        if all((ring, entry.serial) in self._skipped for ring, entry in turns):
-            self._skipped.clear()
-        ring, entry = next(t for t in turns if (t[0], t[1].serial) not in self._skipped)
         images = pictures_of(entry.key)
-        if images is None:
-            self._skipped.add((ring, entry.serial))
+        if images is None:  # all others come before it is asked for again
+            self._skip_until[ring, entry.serial] = self._turn + len(self._rings) * len(waiting)
             return None
         wrong = [name for name in self._features.cameras if len(images.get(name, ())) != entry.frames]
         if wrong:

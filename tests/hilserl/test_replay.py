@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
+import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilserl import replay_size
 from hilserl.replay import Batch, ProtectedFull, Replay
 from hilserl.ring_journal import Key, ReplayError
 from hilserl.types import End, Episode, Role
@@ -285,9 +288,32 @@ def test_an_encoder_of_another_shape_is_refused() -> None:
         replay.add(Maker()(3))
 
 
-def test_what_cannot_fit_is_refused_before_it_is_taken() -> None:
-    with pytest.raises(ReplayError, match=r"needs .* GB .* lower online_buffer_capacity to \d+"):
-        make(capacity=10**12)
+def test_what_cannot_fit_is_refused_before_it_is_taken(tmp_path: Path) -> None:
+    for folder, places in ((None, "memory"), (tmp_path / "replay", "memory|disk")):
+        with pytest.raises(
+            ReplayError, match=rf"needs .* GB of ({places}).* lower online_buffer_cap"
+        ) as refused:
+            make(capacity=10**12, folder=folder, encoder_hash="e")
+        found = re.search(r"online_buffer_capacity to (\d+)", str(refused.value))
+        assert found
+        make(capacity=min(int(found[1]), 10**6), folder=folder, encoder_hash="e").close()
+        assert 0 < int(found[1]) < 10**12
+
+
+def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = 2 * 4 + 4 * 4 + 4 + 2 * 2 * 3 * 2  # state, action, reward, features
+    disk = types.SimpleNamespace(f_bavail=100 * frame + 10, f_frsize=1)
+    monkeypatch.setattr(replay_size.os, "statvfs", lambda path: disk)
+    make(60, 40, folder=tmp_path / "fits", encoder_hash="e").close()
+    with pytest.raises(ReplayError, match="of disk in .* are free: lower online_buffer_capacity to 50,"):
+        make(61, 40, folder=tmp_path / "not", encoder_hash="e")
+    assert not (tmp_path / "not").exists()
+
+
+def test_the_size_is_announced_in_frames_hours_and_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        make(capacity=720_000, protected=36_000, fps=10.0)
+    assert "720000 online + 36000 protected frames (20.0 + 1.0 h) x 0.1 kB = 0.04 GB when full" in caplog.text
 
 
 def test_statistics_come_from_the_protected_frames() -> None:

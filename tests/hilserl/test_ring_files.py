@@ -420,40 +420,41 @@ def test_syncing_from_another_thread_while_writing(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-import numpy as np
-from hilserl.replay import Replay, ReplayError
-from hilserl.types import Spec
+from hilserl.replay import ReplayError
 from tests.fakes.frames import Maker, make
-replay = make(2000, 2000, folder=Path(sys.argv[1]), encoder_hash="e")
-maker = Maker()
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-try:
-    for count in range(100):
-        replay.add(maker(5))
-except ReplayError as error:
-    print(count, len(replay.online.entries), error)
-    batch = replay.sample(64, 0.0)
-    assert set((batch.state[:, 0, 0] // 6).int().tolist()) <= set(range(count))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+endless = resource.RLIM_INFINITY
+for limit in (1000, 1001, 2000, 2345):
+    maker, replay = Maker(), make(2000, 2000, folder=Path(sys.argv[1]) / str(limit), encoder_hash="e")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, endless))
+    try:
+        for count in range(100):
+            replay.add(maker(5))
+    except ReplayError as error:
+        assert "cannot be written" in str(error)
+        assert len(replay.online.entries) == count > 0
+        batch = replay.sample(64, 0.0)
+        assert set((batch.state[:, 0, 0] // 6).int().tolist()) <= set(range(count))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (endless, endless))
     replay.add(maker(5))  # there is room again
-    replay.close()
+    print(limit, count)
 """
 
 
-@pytest.mark.parametrize("limit", [1000, 1001, 2000, 2345])
-def test_a_full_disk_is_an_error_with_a_name_and_costs_nothing_that_was_there(
-    tmp_path: Path, limit: int
-) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)],
-        cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    count, entries, said = ran.stdout.split(" ", 2)
-    assert count == entries != "0"
-    assert "cannot be written" in said
-    replay = make(2000, 2000, folder=tmp_path, encoder_hash="e")
-    assert len(replay.online.entries) == int(count) + 1
-    replay.close()
+def test_a_full_disk_is_an_error_with_a_name_and_costs_nothing_that_was_there(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    for line in ran.stdout.splitlines():
+        limit, count = line.split()
+        with warnings_of_opening() as said:
+            replay = make(2000, 2000, folder=tmp_path / limit, encoder_hash="e")
+        assert not said
+        assert [entry.key.number for entry in replay.online.entries] == [
+            *range(1, int(count) + 1),
+            int(count) + 2,
+        ]
+        replay.close()
+    assert len(ran.stdout.splitlines()) == 4
 
 
 def test_columns_cannot_be_written_by_mistake(tmp_path: Path) -> None:
