@@ -78,14 +78,26 @@ def test_pace_is_told_but_never_pauses(owing):
     assert bench.told[-1][2] == (pytest.approx(0.1) if owing else None)
 
 
-def test_a_paused_learner_is_not_called_slow():
+def test_a_paused_learner_is_not_called_slow_nor_one_that_goes_on():
     bench = Bench()
+
+    def seconds(start: int, end: int) -> None:
+        for second in range(start, end):
+            bench.now_s = float(second)
+            bench.seen.look(Work(transitions=10 * second), owing=True, actors=["robot"])
+
     bench.seen.pause("by a person")
     bench.seen.pause("by another")
     assert len(bench.said) == 1 and bench.paused()
-    for second in range(400):
-        bench.now_s = float(second)
-        bench.seen.look(Work(transitions=10 * second), owing=True, actors=["robot"])
+    seconds(0, 400)
+    assert len(bench.said) == 1
     bench.seen.resume()
     bench.seen.resume()
-    assert len(bench.said) == 2 and not bench.paused() and bench.standing() == []
+    assert len(bench.said) == 2 and not bench.paused()
+    seconds(400, 600)
+    assert bench.standing() == [UPDATES_BEHIND]
+    bench.seen.pause("by a person")
+    seconds(600, 700)
+    bench.seen.resume()
+    seconds(700, 702)
+    assert bench.standing() == [], "it is judged anew"

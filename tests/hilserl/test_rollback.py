@@ -192,6 +192,18 @@ def test_a_crash_anywhere_leaves_the_old_state_or_one_that_is_finished(tmp_path,
     assert crashes > 8
 
 
+def test_one_that_was_cut_off_is_finished_before_another_begins(job, monkeypatch):
+    def power_cut(*_):
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(rollback, "link", power_cut)
+        roll_back(job.run, "100")
+    with pytest.raises(RollbackError, match="there are: 000100$"):
+        roll_back(job.run, "200")
+    assert roll_back(job.run, "100") is None
+
+
 @pytest.mark.parametrize("step", ["150", "last", "", "-100", "1e2"])
 def test_an_unknown_checkpoint_is_refused_with_the_choices(job, step):
     before = job.outcome()
