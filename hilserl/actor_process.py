@@ -9,12 +9,13 @@ import numpy as np
 
 from hilserl.actor import Actor, EpisodeReport, Plan
 from hilserl.body import build_body
-from hilserl.build import Player, build_encoder, max_steps, set_threads
+from hilserl.build import build_encoder, max_steps, set_threads
 from hilserl.config import Config
 from hilserl.config_loading import to_json
 from hilserl.display import EpisodeDisplay
 from hilserl.env import task_spec
 from hilserl.metrics import MetricLog
+from hilserl.player import Player
 from hilserl.rundir import RunDir
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash, task_json

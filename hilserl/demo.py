@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from hilserl.body import build_body
-from hilserl.build import Player, SacAgent, build_encoder, build_replay, build_sac, max_steps, set_threads
+from hilserl.build import build_encoder, build_replay, build_sac, max_steps, set_threads
 from hilserl.checkpoint import BEST, LAST, load_pretrained
 from hilserl.config import Config, ConfigError
 from hilserl.config_loading import save
@@ -32,8 +32,10 @@ from hilserl.evaluate import Summary, save_summary
 from hilserl.inference import load_player, measure, play_trial, show
 from hilserl.learning_curve import learning_curve_png
 from hilserl.metrics import read_rows
+from hilserl.player import Player
 from hilserl.rollout import HoldStill, Policy, rollout
 from hilserl.rundir import write_whole
+from hilserl.sac_agent import SacAgent
 from hilserl.task_record import task_hash, task_json
 from hilserl.types import End, Obs, Role
 from robot.twin.lift import FINGER_CLEARANCE_M, GRASP_M

@@ -16,12 +16,13 @@ from rich.console import Console
 
 from hilserl.actor import EVAL_SEED
 from hilserl.body import Body, build_body
-from hilserl.build import ENCODER_KEY, Player, max_steps, set_threads
+from hilserl.build import max_steps, set_threads
 from hilserl.checkpoint import Pretrained, load_pretrained, verify_golden
 from hilserl.config import Config, InferenceArgs
 from hilserl.contract import check_contract, check_encoder, policy_of
 from hilserl.env import Env, task_spec
 from hilserl.evaluate import Summary, TrialResult, evaluate, report
+from hilserl.player import ENCODER_KEY, Player
 from hilserl.rollout import Policy, rollout
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash

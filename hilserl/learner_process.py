@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from hilserl.alarms import CollapseGuard
 from hilserl.arrivals import Arrivals
-from hilserl.build import SacAgent, Stopped, build_sac, learner_encoder, load_demos, set_threads
+from hilserl.build import build_sac, learner_encoder, load_demos, set_threads
 from hilserl.checkpoint import latest
 from hilserl.config import Config
 from hilserl.config_loading import to_json
@@ -17,36 +18,57 @@ from hilserl.display import LearnerDisplay
 from hilserl.env import task_spec
 from hilserl.idle_refresh import IdleRefresh
 from hilserl.learner import WAIT_S, Budget, Learner
+from hilserl.learner_follower import follow
 from hilserl.learner_saving import CheckpointSaver, restore
 from hilserl.learner_serving import Serving
 from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.metrics import MetricLog, WandbRun, start_wandb
 from hilserl.oversight import Oversight
 from hilserl.pacing import PacingWatch
-from hilserl.replay import Batch, Replay
+from hilserl.parallel import Processes, launched
+from hilserl.replay import Replay
 from hilserl.rollback import finish_rollback
 from hilserl.rundir import RunDir
+from hilserl.sac_agent import SacAgent, Stopped
 from hilserl.stopping import Stop, stop_on_interrupt
 from hilserl.types import Episode, Role
 
 
 def run_learner(config: Config) -> None:
-    """Serve actors and learn until interrupted or max_transitions."""
+    """Serve actors and learn until interrupted or max_transitions.
+
+    Under torchrun the process of rank 0 does; the others compute their share of each of its batches.
+    """
     set_threads(config)
+    group = None
+    if launched():
+        group = Processes(config.policy.device, config.policy.batch_size)
+        policy = dataclasses.replace(config.policy, device=str(group.device))
+        config = dataclasses.replace(config, policy=policy)
+        if group.rank > 0:
+            follow(config, group)
+            return
     display = LearnerDisplay()
     with ExitStack() as stack:
+        if group is not None:
+            stack.callback(group.dismiss)
         stop = stack.enter_context(stop_on_interrupt())
         run = stack.enter_context(
             RunDir.create(config.output_dir, config.job_name, to_json(config), config.resume)
         )
         try:
-            _serve_and_learn(config, run, stack, stop, display)
+            _serve_and_learn(config, run, stack, stop, display, group)
         except Stopped:
             display.message("stopped before learning began; episodes that arrived are kept")
 
 
 def _serve_and_learn(
-    config: Config, run: RunDir, stack: ExitStack, stop: Stop, display: LearnerDisplay
+    config: Config,
+    run: RunDir,
+    stack: ExitStack,
+    stop: Stop,
+    display: LearnerDisplay,
+    group: Processes | None,
 ) -> None:
     finish_rollback(run.root)
     spec, encoder = task_spec(config.task), learner_encoder(config, latest(run.checkpoints))
@@ -68,7 +90,8 @@ def _serve_and_learn(
     _gather(
         config, replay, arrivals, counters, watch, serving.obedient(stop, watch, None), on_episode, display
     )
-    agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
+    agent = SacAgent(build_sac(config, spec, replay, encoder, group), replay, encoder, group)
+    agent.share_state()
     _restore_or_pretrain(config, run, agent, counters, guard, stop, display)
     counters.version = max(counters.version, serving.last_version())
     log = MetricLog(run.metrics, "learner", tensorboard=config.run.tensorboard, wandb=_wandb(config, run))
@@ -197,23 +220,11 @@ def _restore_or_pretrain(
     newest = latest(run.checkpoints)
     if newest is None:
         if config.policy.bc_pretrain_steps:
-            demonstrations = _watched(agent.demonstrations, stop)
-            agent.sac.pretrain_bc(demonstrations, config.policy.bc_pretrain_steps)
-            agent.sac.pretrain_critic(demonstrations, config.policy.critic_pretrain_steps)
+            agent.pretrain(stop)
             display.message(f"cloned the demonstrations for {config.policy.bc_pretrain_steps} steps")
         return
     restore(newest, agent, counters, guard)
+    agent.share_state()
     display.message(
         f"resumed from {newest}: {counters.updates} updates; {counters.transitions} transitions on disk"
     )
-
-
-def _watched(sample: Callable[[], Batch], stop: Stop) -> Callable[[], Batch]:
-    """A sample that ends cloning, which may take a minute, as soon as the end is asked for."""
-
-    def watched() -> Batch:
-        if stop():
-            raise Stopped
-        return sample()
-
-    return watched

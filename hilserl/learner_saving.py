@@ -16,12 +16,13 @@ from torch import Tensor
 
 from hilserl.acting import ENCODER
 from hilserl.alarms import CollapseGuard
-from hilserl.build import ENCODER_KEY, Player, SacAgent
 from hilserl.checkpoint import load_pretrained, load_training_state, save_checkpoint
 from hilserl.checkpoint_writer import CheckpointWriter
 from hilserl.config import Config
 from hilserl.contract import build_contract, check_encoder
 from hilserl.counters import Counters
+from hilserl.player import ENCODER_KEY, Player
+from hilserl.sac_agent import SacAgent
 from hilserl.types import Obs, Spec
 from hilserl.vision import FeatureEncoder
 

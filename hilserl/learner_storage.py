@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hilserl.build import Stopped, build_replay, take_in
+from hilserl.build import build_replay, take_in
 from hilserl.config import Config
 from hilserl.counters import Counters
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, save_episode, scan_episodes
 from hilserl.replay import Key, LayoutChanged, Replay, delete_ring
 from hilserl.rollback import excluded_episodes
 from hilserl.rundir import RunDir, write_whole
+from hilserl.sac_agent import Stopped
 from hilserl.task_record import check_task, task_json
 from hilserl.types import Episode, Role, Spec
 from hilserl.vision import FeatureEncoder

@@ -92,6 +92,11 @@ class Processes:
         self._say(json.dumps([[shape, str(dtype)] for shape, dtype in shapes]).encode())
         return self._scatter(batch)
 
+    def dismiss(self) -> None:
+        """Let the others end, and leave the group."""
+        self.order(Order.STOP)
+        self.close()
+
     def end(self) -> None:
         """No more batches of the present order."""
         self._signal(_OVER)

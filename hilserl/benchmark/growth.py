@@ -13,10 +13,10 @@ from hilserl.benchmark.data import EPISODE_STEPS, SENSOR_NOISE, add_noise, episo
 from hilserl.benchmark.lerobot_side import LeRobot
 from hilserl.benchmark.ours import Ours, TableEncoder, make_replay
 from hilserl.benchmark.timing import Deadline, Side, alternate, seconds
-from hilserl.build import SacAgent
 from hilserl.checkpoint import latest
 from hilserl.counters import Counters
 from hilserl.learner_saving import CheckpointSaver, restore
+from hilserl.sac_agent import SacAgent
 from hilserl.types import Episode
 from robot.types import U8
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hilserl.actor import EVAL_SEED
 from hilserl.body import build_body
-from hilserl.build import Player, SacAgent, build_encoder, build_replay, build_sac, load_demos, max_steps
+from hilserl.build import build_encoder, build_replay, build_sac, load_demos, max_steps
 from hilserl.config import Config, PolicyConfig
 from hilserl.demo import no_help, record_demonstrations
 from hilserl.env import task_spec
@@ -23,8 +23,10 @@ from hilserl.episode import EpisodeHeader
 from hilserl.episode_builder import EpisodeBuilder, Recorder
 from hilserl.evaluate import wilson_interval
 from hilserl.inference import measure
+from hilserl.player import Player
 from hilserl.rollout import rollout
 from hilserl.rundir import write_whole
+from hilserl.sac_agent import SacAgent
 from hilserl.task_record import task_hash
 from hilserl.types import Role
 

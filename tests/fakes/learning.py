@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from hilserl.config import PolicyConfig
-from hilserl.sampling import Batch
 from hilserl.sac import SAC
+from hilserl.sampling import Batch
 from hilserl.types import End, Episode, Role, Spec
 
 torch.set_num_threads(1)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from hilserl.build import SacAgent
 from hilserl.learner_follower import obey
 from hilserl.parallel import Processes, launched
 from hilserl.replay import Replay
 from hilserl.sac import SAC
+from hilserl.sac_agent import SacAgent
 from hilserl.sampling import Batch
 from hilserl.types import End, Role
 from hilserl.vision import FeatureEncoder, random_trunk
@@ -58,7 +58,8 @@ def _lead(sac: SAC, encoder: FeatureEncoder, group: Processes | None) -> None:
         replay.add(episode(15, seed + 10, End.TIMEOUT))
     agent = SacAgent(sac, replay, encoder, group)
     with ExitStack() as stack:
-        stack.callback(agent.close)
+        if group is not None:
+            stack.callback(group.dismiss)
         agent.share_state()
         agent.pretrain()
         for _ in range(5):

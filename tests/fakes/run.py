@@ -13,7 +13,7 @@ import torch
 
 from hilserl.alarms import CollapseGuard
 from hilserl.arrivals import Arrivals
-from hilserl.build import SacAgent, build_encoder, build_sac, load_demos
+from hilserl.build import build_encoder, build_sac, load_demos
 from hilserl.checkpoint import latest
 from hilserl.config import Config, PolicyConfig, RunConfig, TaskConfig
 from hilserl.config_loading import to_json
@@ -23,6 +23,7 @@ from hilserl.learner import Budget, Learner
 from hilserl.learner_saving import CheckpointSaver, restore
 from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.rundir import RunDir
+from hilserl.sac_agent import SacAgent
 from hilserl.types import End, Episode, Role
 from hilserl.vision import FeatureEncoder
 

@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from hilserl.build import (
-    Player,
-    SacAgent,
-    build_encoder,
-    build_replay,
-    build_sac,
-    learner_encoder,
-    load_demos,
-)
+from hilserl.build import build_encoder, build_replay, build_sac, learner_encoder, load_demos
 from hilserl.config import Config, ConfigError
 from hilserl.contract import ContractMismatch
 from hilserl.env import task_spec
 from hilserl.episode import TASK_FILE, save_episode
+from hilserl.player import Player
 from hilserl.rundir import write_whole
+from hilserl.sac_agent import SacAgent
 from hilserl.task_record import task_json
 from hilserl.types import Obs, Role
 from tests.fakes.run import noise_episode, small_config

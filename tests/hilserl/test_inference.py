@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilserl.alarms import CollapseGuard
-from hilserl.build import (
-    ENCODER_KEY,
-    Player,
-    SacAgent,
-    build_encoder,
-    build_replay,
-    build_sac,
-)
+from hilserl.build import build_encoder, build_replay, build_sac
 from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, InferenceArgs, PolicyConfig
 from hilserl.config_loading import load_config
@@ -26,7 +19,9 @@ from hilserl.counters import Counters
 from hilserl.env import task_spec
 from hilserl.inference import load_player, run_inference
 from hilserl.learner_saving import CheckpointSaver, golden_observation
+from hilserl.player import ENCODER_KEY, Player
 from hilserl.rundir import RunDir
+from hilserl.sac_agent import SacAgent
 from hilserl.types import End, Episode, Role
 
 torch.set_num_threads(1)
