@@ -101,7 +101,6 @@ def wire_bytes(episode: Episode, *, shared: bool) -> float:
     sent = [move_transition_to_device(one, "cpu") for one in transitions(episode)]
     if not shared:
         for one in sent:
-            one["state"] = {key: value.clone() for key, value in one["state"].items()}
             one["next_state"] = {key: value.clone() for key, value in one["next_state"].items()}
     return len(transitions_to_bytes(sent)) / len(episode)
 
