@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, ConfigError
+from hilserl.dataset_schema import is_dataset
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, scan_episodes
 from hilserl.replay import Key, Replay
 from hilserl.sac import SAC, Group
@@ -98,6 +100,23 @@ def build_replay(config: Config, spec: Spec, encoder: FeatureEncoder, folder: Pa
         encoder_hash=encoder.hash(),
         fps=config.task.fps,
     )
+
+
+def with_imported_demos(
+    config: Config, message: Callable[[str], None], should_stop: Callable[[], bool] = lambda: False
+) -> Config:
+    """`config` with each LeRobotDataset that demos names replaced by the folder of episodes made of it."""
+    from hilserl.dataset_import import import_for  # a video decoder: most learners need none
+
+    def tick() -> None:
+        if should_stop():
+            raise Stopped
+
+    folders = tuple(
+        str(import_for(config, Path(named), message, tick).folder) if is_dataset(Path(named)) else named
+        for named in config.demos
+    )
+    return dataclasses.replace(config, demos=folders)
 
 
 def load_demos(

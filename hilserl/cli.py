@@ -193,6 +193,14 @@ def _pretrain(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _import_dataset(args: argparse.Namespace, overrides: list[str]) -> int:
+    config = _load(args, overrides)
+    from hilserl.dataset_import import import_for
+
+    _say(f"use it with --demos={import_for(config, Path(args.root), _say).folder}")
+    return 0
+
+
 def _show(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.config_loading import describe, load_config, to_json
 
@@ -264,6 +272,7 @@ _COMMANDS: dict[str, Command] = {
     "demo": _demo,
     "twin": _twin,
     "pretrain-encoder": _pretrain,
+    "import-dataset": _import_dataset,
     "status": _status,
     "control": _control,
     "rollback": _rollback,

@@ -32,6 +32,7 @@ def parser_of(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_demo(commands, run["demo"])
     _add_twin(commands, run["twin"])
     _add_pretrain(commands, run["pretrain-encoder"])
+    _add_import(commands, run["import-dataset"])
     _add(commands, "status", run["status"], "how the running learner is, and what the run folder holds")
     _add_control(commands, run["control"])
     _add_rollback(commands, run["rollback"])
@@ -101,6 +102,12 @@ def _add_pretrain(commands: _Commands, run: Command) -> None:
     parser.add_argument("--folder", default="outputs/encoder", metavar="DIR", help="where the encoder goes")
     parser.add_argument("--width", type=_positive, metavar="C", help="channels of the first stage")
     parser.add_argument("--minutes", type=float, metavar="M")
+
+
+def _add_import(commands: _Commands, run: Command) -> None:
+    text = "turn a recorded LeRobotDataset into demonstrations, or say why it cannot be used"
+    parser = _add(commands, "import-dataset", run, text)
+    parser.add_argument("--root", required=True, metavar="DIR", help="the dataset: it holds meta/info.json")
 
 
 def _add_control(commands: _Commands, run: Command) -> None:

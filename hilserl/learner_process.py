@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hilserl.alarms import CollapseGuard
 from hilserl.arrivals import Arrivals
-from hilserl.build import build_sac, learner_encoder, load_demos, set_threads
+from hilserl.build import build_sac, learner_encoder, load_demos, set_threads, with_imported_demos
 from hilserl.checkpoint import latest
 from hilserl.config import Config
 from hilserl.config_loading import to_json
@@ -71,6 +71,7 @@ def _serve_and_learn(
     group: Processes | None,
 ) -> None:
     finish_rollback(run.root)
+    config = with_imported_demos(config, display.message, stop)
     spec, encoder = task_spec(config.task), learner_encoder(config, latest(run.checkpoints))
     archive, counters = Archive(run.episodes), Counters()
     replay = open_replay(config, spec, encoder, run.root / "replay", display.message)

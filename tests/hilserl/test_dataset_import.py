@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilserl.build import build_encoder, build_replay, load_demos, with_imported_demos
 from hilserl.config import CropConfig
 from hilserl.dataset_cache import MODULES, content_hash
 from hilserl.dataset_columns import DatasetColumns
@@ -28,7 +29,7 @@ from hilserl.dataset_schema import (
     DatasetError,
     open_dataset,
 )
-from hilserl.env import policy_image
+from hilserl.env import policy_image, task_spec
 from hilserl.episode import load_episode, scan_episodes
 from hilserl.task_record import TaskMismatch
 from hilserl.types import End, Role
@@ -515,3 +516,16 @@ def test_is_read_whole_or_refused(joints, tmp_path):
         open_dataset(tmp_path / "d")
     with pytest.raises(DatasetError, match="is not a LeRobotDataset"):
         open_dataset(tmp_path)
+
+
+def test_a_learner_takes_a_dataset_among_its_demonstrations(ours: Path, tmp_path: Path) -> None:
+    policy = replace(CONFIG.policy, vision_encoder_name="random:4:0", feature_channels=8)
+    config = replace(CONFIG, demos=(str(ours),), output_dir=str(tmp_path), policy=policy)
+    said: list[str] = []
+    config = with_imported_demos(config, said.append)
+    assert config.demos != (str(ours),)
+    replay = build_replay(config, task_spec(config.task), build_encoder(config))
+    load_demos(config, replay, said.append)
+    assert "2 demonstrations" in said[-1]
+    assert replay.sample(8, 1.0).is_demo.all()
+    assert with_imported_demos(config, said.append).demos == config.demos  # a folder of episodes stays
