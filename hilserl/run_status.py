@@ -26,7 +26,11 @@ def running_lines(status: LearnerStatus, utd_ratio: int) -> Iterator[str]:
     """What a learner said of itself."""
     state = "paused, `hilserl control resume` goes on" if status.paused else "learning"
     yield f"learner: {state}; task {status.task_hash}, weights version {status.weights_version}"
-    pace = "none arrived" if status.updates_per_transition is None else f"{status.updates_per_transition:.1f}"
+    pace = (
+        "no transition came"
+        if status.updates_per_transition is None
+        else f"{status.updates_per_transition:.1f}"
+    )
     yield (
         f"  {status.transitions} transitions, {status.updates} critic updates; updates per transition in the "
         f"last minute: {pace} (at most {utd_ratio})"
