@@ -35,9 +35,12 @@ def expected_adam_tensors(optimisers: Optimisers, stepped: Mapping[str, bool]) -
 def restore_adam(optimisers: Optimisers, tensors: Mapping[str, Tensor]) -> None:
     """Continue from `adam_tensors`; an optimiser without tensors starts anew."""
     for name, optimiser in optimisers.items():
+        parameters = optimiser.param_groups[0]["params"]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith(f"optimiser.{name}."):
                 _, _, index, slot = key.split(".")
-                state.setdefault(int(index), {})[slot] = tensor.clone()
+                # In memory as the parameter is: fused Adam pairs numbers by where they lie.
+                like = parameters[int(index)] if slot in _MOMENTS else tensor
+                state.setdefault(int(index), {})[slot] = torch.empty_like(like).copy_(tensor).detach()
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
