@@ -14,6 +14,7 @@ import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,79 @@ def test_a_power_cut_takes_nothing_that_was_synced_and_tears_nothing(
             assert before & after <= {entry.key for entry in ring.entries}
         world.give_back(replay)
         replay.close()
+
+
+@pytest.mark.parametrize("lucky", ["features", "crc", "serial", "state", "action", "reward", "journal"])
+def test_a_power_cut_after_which_one_file_alone_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lucky: str
+) -> None:
+    """The disk may write any file first: old episodes are then partly overwritten, and nothing says so."""
+    monkeypatch.setattr(ring_files, "_RESERVE", 12)
+    disk = Disk(tmp_path / "live")
+    monkeypatch.setattr(ring_files, "os", disk.module())
+    world = World(tmp_path / "live")
+    for what in (6, 6, 6, 6, 6, "sync"):
+        world.do(what)
+    base = Path(shutil.copytree(tmp_path / "live", tmp_path / "cut"))
+    disk.events.clear()
+    for _ in range(3):
+        world.do(6)
+        world.do("refresh")
+    world.replay.close()
+    closing = next(i for i, (kind, path, *_) in enumerate(disk.events) if kind == "sync" and path.suffix)
+    waited = {path: i for i, (kind, path, *_) in enumerate(disk.events[:closing]) if kind == "sync"}
+    for i, (kind, path, offset, data) in enumerate(disk.events[:closing]):
+        if kind == "write" and (path.stem == lucky or i < waited.get(path, -1)):
+            with (base / path).open("r+b") as file:
+                file.seek(offset)
+                file.write(data)
+    monkeypatch.setattr(ring_files, "os", os)
+    replay = store(base)
+    world.check(replay)
+    world.give_back(replay)
+    replay.close()
+
+
+def test_episodes_with_the_same_numbers_and_other_pictures_are_told_apart(tmp_path: Path) -> None:
+    replay, maker = store(tmp_path / "live"), Maker()
+    first = maker(9)
+    numbered = [replace(first, images=maker(9).images, number=number) for number in range(7)]
+    lengths = []
+    for episode in numbered:
+        replay.add(episode)
+        lengths.append((tmp_path / "live" / "online" / "journal").stat().st_size)
+    for kept, length in enumerate(lengths, 1):
+        hurt = Path(shutil.copytree(tmp_path / "live", tmp_path / str(kept)))
+        os.truncate(hurt / "online" / "journal", length)
+        again = store(hurt)
+        for entry in again.online.entries:
+            slots = again.online.slots(entry.first, entry.frames)
+            colours = again.online.arrays["features"][slots, 0, 0, :, 0, 0]
+            np.testing.assert_array_equal(colours, numbered[entry.key.number].images["left"][:, 2, 2])
+        # It knows of the last four by then; of these, the ring's later turns have overwritten some.
+        expected = [number for number in range(max(0, kept - 4), kept) if number + 4 >= len(numbered)]
+        assert [entry.key.number for entry in again.online.entries] == expected
+        again.close()
+    replay.close()
+
+
+def test_bytes_that_a_shortened_journal_forgot_are_not_taken_for_what_comes_next(tmp_path: Path) -> None:
+    maker, replay = Maker(), store(tmp_path / "live")
+    first = maker(9)
+    replay.add(first)
+    length = (tmp_path / "live" / "online" / "journal").stat().st_size
+    replay.add(replace(first, images=maker(9).images, number=2))
+    hurt = Path(shutil.copytree(tmp_path / "live", tmp_path / "hurt"))
+    os.truncate(hurt / "online" / "journal", length)
+    again = store(hurt)
+    cut = Path(shutil.copytree(hurt, tmp_path / "cut"))
+    again.add(replace(first, images=maker(9).images, number=3))  # where the forgotten one still lies
+    shutil.copy(hurt / "online" / "journal", cut / "online" / "journal")  # all that reaches the disk
+    with warnings_of_opening() as said:
+        last = store(cut)
+    assert dropped(said) == {("train", 3)}
+    for closing in (replay, again, last):
+        closing.close()
 
 
 def test_another_layout_is_refused_with_what_differs(tmp_path: Path) -> None:
