@@ -160,8 +160,9 @@ class PolicyConfig:
     vision_encoder_name: str = "helper2424/resnet10"
     freeze_vision_encoder: bool = True
     device: str = "cpu"
-    precision: str = "float32"
-    """Number format of the update's matrix products: "float32" or "bfloat16"; weights stay float32."""
+    precision: str = "auto"
+    """Number format of the update's matrix products; weights stay float32. "float32", "bfloat16", or "auto":
+    bfloat16 where the processor multiplies it natively."""
     compile: bool = False
     """Compile the update (torch.compile); on a GPU with CUDA graphs."""
     online_buffer_capacity: int = 200_000

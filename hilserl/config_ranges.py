@@ -78,7 +78,7 @@ CHOICES = {
     "dataset.success": ("", "last", "none"),
     "task.success.kind": ("oracle", "button"),
     "policy.feature_projection": ("random", "pca"),
-    "policy.precision": ("float32", "bfloat16"),
+    "policy.precision": ("auto", "float32", "bfloat16"),
     "robot.type": ("twin", "so101"),
     "teleop.type": ("gamepad", "keyboard", "scripted", "none"),
 }

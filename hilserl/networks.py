@@ -35,11 +35,39 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) 
     return F.linear(x.to(dtype), weight.to(dtype)).to(bias.dtype) + bias
 
 
+def product_format(precision: str, device: torch.device) -> torch.dtype | None:
+    """The format of `policy.precision` on `device`, None for that of the weights.
+
+    "auto" is bfloat16 only where the processor multiplies it natively: elsewhere it is emulated, slowly.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            able = torch.cpu.get_capabilities()
+            native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+        precision = "bfloat16" if native else "float32"
+        log.info("matrix products in %s", precision)
+    return {"float32": None, "bfloat16": torch.bfloat16}[precision]
+
+
 def set_precision(module: nn.Module, dtype: torch.dtype | None) -> None:
     """Let the large products of `module` be multiplied in `dtype`; None: as their weights are."""
     for part in module.modules():
         if isinstance(part, Dense | EnsembleLinear | ImageHead):
             part.dtype = dtype
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent as 2 sigmoid(2 x) - 1, which a CPU computes 3 times faster than torch.tanh."""
+    return 2.0 * torch.sigmoid(2.0 * x) - 1.0
+
+
+class Tanh(nn.Module):
+    """`tanh` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return tanh(x)
 
 
 class Dense(nn.Linear):
@@ -88,7 +116,7 @@ class ImageHead(nn.Module):
         if self.dtype is not None:
             weight, pooled = weight.to(self.dtype), pooled.to(self.dtype)
         hidden = torch.mm(weight, pooled).t().to(self.out.bias.dtype) + self.out.bias
-        return torch.tanh(self.norm(hidden))
+        return tanh(self.norm(hidden))
 
 
 class ImageHeads(nn.Module):
@@ -140,7 +168,7 @@ class StateBranch(nn.Module):
         self.norm = nn.LayerNorm(latent)
 
     def forward(self, state: Tensor) -> Tensor:
-        return torch.tanh(self.norm(self.out(state.flatten(1))))
+        return tanh(self.norm(self.out(state.flatten(1))))
 
 
 class Actor(nn.Module):
@@ -152,7 +180,7 @@ class Actor(nn.Module):
         sizes = [embedding + latent, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [Dense(inputs, outputs), nn.LayerNorm(outputs), nn.Tanh()]
+            layers += [Dense(inputs, outputs), nn.LayerNorm(outputs), Tanh()]
         self.body = nn.Sequential(*layers)
         self.out = Dense(sizes[-1], 2 * actions)
 
@@ -232,7 +260,7 @@ class Critic(nn.Module):
         sizes = [embedding + latent + actions, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [EnsembleLinear(members, inputs, outputs), EnsembleNorm(members, outputs), nn.Tanh()]
+            layers += [EnsembleLinear(members, inputs, outputs), EnsembleNorm(members, outputs), Tanh()]
         last = EnsembleLinear(members, sizes[-1], 1)
         with torch.no_grad():  # first values near nothing: large random ones would pull at a cloned actor
             last.weight.mul_(FIRST_VALUES)
@@ -244,5 +272,5 @@ class Critic(nn.Module):
         """members: the estimates wanted, int64; None: all."""
         x = torch.cat([image, self.branch(state), action], 1)
         for layer in self.body:
-            x = layer(x) if isinstance(layer, nn.Tanh) else layer(x, members)
+            x = layer(x) if isinstance(layer, Tanh) else layer(x, members)
         return x.squeeze(2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hilserl.acting import ENCODER, Shape, check_tensors
 from hilserl.adam_state import adam_tensors, expected_adam_tensors, restore_adam
 from hilserl.config import PolicyConfig
-from hilserl.networks import DEGENERATE_STD, set_precision
+from hilserl.networks import DEGENERATE_STD, product_format, set_precision
 from hilserl.noise import Noise
 from hilserl.running_means import RunningMeans
 from hilserl.sac_losses import (
@@ -100,7 +100,7 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.nets = SacNets(spec, policy, feature_shape, state_mean, state_std, encoder).to(self.device)
-        set_precision(self.nets, None if policy.precision == "float32" else getattr(torch, policy.precision))
+        set_precision(self.nets, product_format(policy.precision, self.device))
         self.rules = Rules(policy.use_backup_entropy, value_range, policy.bc_weight)
         self._parameters = {
             "critic": self.nets.critic_parameters(),

@@ -18,7 +18,12 @@ SPEC = Spec(("cam",), (64, 64, 3), ("x_m", "y_m", "stuck_rad"))
 SHAPE = (8, 2, 2)
 MEAN, STD = np.array([0.2, 0.0, 1.0], np.float32), np.array([0.1, 0.05, 0.0], np.float32)
 SMALL = PolicyConfig(
-    latent_dim=16, hidden_dims=(24, 24), num_spatial_embeddings=4, batch_size=16, temperature_init=0.1
+    precision="float32",
+    latent_dim=16,
+    hidden_dims=(24, 24),
+    num_spatial_embeddings=4,
+    batch_size=16,
+    temperature_init=0.1,
 )
 
 

@@ -31,6 +31,7 @@ torch.set_num_threads(1)
 PATIENCE_S = 60.0
 POLICY = PolicyConfig(
     vision_encoder_name="random:4:0",
+    precision="float32",
     feature_channels=8,
     latent_dim=16,
     hidden_dims=(16, 16),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hilserl.networks import set_precision
+from hilserl.networks import product_format, set_precision
 from hilserl.sac import SAC
 from hilserl.sac_losses import SacNets, actor_loss, critic_loss
 from hilserl.sampling import Batch
@@ -65,6 +65,14 @@ def test_each_format_agrees_with_float64(kind: str, precision: str, limit: float
     assert max(errors.values()) < limit, errors
     if precision == "bfloat16":
         assert max(errors.values()) > 1e-4, "the products were not taken in bfloat16"
+
+
+def test_auto_is_a_format_this_machine_multiplies_natively() -> None:
+    chosen = product_format("auto", torch.device("cpu"))
+    native = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    assert chosen is (torch.bfloat16 if native else None)
+    assert product_format("bfloat16", torch.device("cpu")) is torch.bfloat16
+    assert product_format("float32", torch.device("cpu")) is None
 
 
 def test_a_compiled_update_gives_the_same_numbers() -> None:
