@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,12 +21,14 @@ import pytest
 
 from hilserl.actor import Actor, Plan
 from hilserl.body import build_body
+from hilserl.build import build_encoder, build_replay, set_threads
 from hilserl.cli import main
 from hilserl.config_loading import load_config
 from hilserl.env import task_spec
 from hilserl.episode import load_episode, save_episode, scan_episodes
+from hilserl.replay import Key
 from hilserl.task_record import task_hash, task_json
-from hilserl.types import Role, Weights
+from hilserl.types import Episode, Role, Weights
 from hilserl.wire import ActorLink, LearnerService
 from robot.calibration import model_limits
 from robot.errors import CalibrationError
@@ -94,6 +98,10 @@ class Process:
         with self._heard:
             self._heard.wait_for(lambda: enough() or "<end>" in self.lines, PATIENCE_S)
             assert enough(), f"no {count} lines like {pattern!r} in:\n{self.text}"
+
+    def match(self, pattern: str) -> re.Match[str]:
+        """The first line's match."""
+        return next(found for line in self.lines if (found := re.search(pattern, line)))
 
     def interrupt(self) -> int:
         self._process.send_signal(signal.SIGINT)
@@ -238,26 +246,36 @@ def test_trains_checkpoints_and_plays_with_stacked_frames(job, tmp_path, capsys,
 
 
 @pytest.mark.slow
-def test_killed_learner_and_killed_actor_lose_and_repeat_nothing(job):
+def test_killed_learners_and_a_killed_actor_lose_and_repeat_nothing(job):
     run = job("--run.eval_every_episodes=0")
+    moments = random.Random(0)
     learner = run.start("learner")
     learner.wait_for(SERVING)
     actor = run.start("actor")
     learner.wait_for(LEARNING, 2)
-    learner.kill()
-    before, version = run.episodes()["actor"], int((run.root / "published_version").read_text())
-    updates = run.state()["updates"]
-    actor.wait_for("lost the learner")
-
-    learner = run.start("learner", "--resume=true")
+    before: list[int] = []
+    updates = version = 0
+    for sign in (TAKEN_IN, SERVING, r"^resumed from", None):
+        learner.kill()
+        stored = run.episodes()["actor"]
+        assert stored[: len(before)] == before, "an acknowledged episode is gone"
+        before = stored
+        updates, version = run.state()["updates"], int((run.root / "published_version").read_text())
+        learner = run.start("learner", "--resume=true")
+        if sign is not None:
+            learner.wait_for(sign)
+            time.sleep(moments.uniform(0.0, 1.0))
     learner.wait_for(f"resumed from .*: {updates} updates")
+    actor.wait_for("lost the learner")
     actor.wait_for("found the learner")
-    learner.wait_for(LEARNING, 1)
+    learner.wait_for(LEARNING)
     actor.kill()
-    assert run.episodes()["actor"][: len(before)] == before
     second = run.start("actor")
     second.wait_for(EPISODE, 2)
     assert second.interrupt() == 0, second.text
+    # The last learner found on disk what was there when it looked; the rest it said.
+    found = learner.match(r"^(\d+) episodes of this run")
+    learner.wait_for(TAKEN_IN, len(run.episodes()["actor"]) - int(found[1]))
     assert learner.interrupt() == 0, learner.text
     assert "Traceback" not in second.text + learner.text + actor.text
 
@@ -272,9 +290,28 @@ def test_killed_learner_and_killed_actor_lose_and_repeat_nothing(job):
     stored = [load_episode(info.path) for info in scan_episodes(run.root / "episodes")]
     state = run.state()
     assert state["transitions"] == sum(map(len, stored))
+    assert state["numbers"] == {"actor": max(numbers)}
     assert state["updates"] >= updates and state["version"] > version
     versions = [e.policy_version for e in stored]
     assert versions == sorted(versions), "a version once used never comes back"
+    assert_replay_holds(run, stored)
+
+
+def assert_replay_holds(run: Run, stored: list[Episode]) -> None:
+    """The rings on disk hold each stored episode once, the bits of its features included."""
+    config = load_config(ROOT / EASY, run.words)
+    set_threads(config)  # as the learner had: other numbers of threads may round otherwise
+    encoder = build_encoder(config)
+    replay = build_replay(config, task_spec(config.task), encoder, run.root / "replay")
+    held = {entry.key: entry for entry in replay.online.entries}
+    assert len(held) == len(replay.online.entries) and held.keys() == {Key.of(e) for e in stored}
+    for episode in stored:
+        entry = held[Key.of(episode)]
+        slots = replay.online.slots(entry.first, entry.frames)
+        np.testing.assert_array_equal(replay.online.arrays["state"][slots], episode.state)
+        as_acted = replay.features_of(episode)[:, :, 0]
+        np.testing.assert_array_equal(replay.online.arrays["features"][slots][:, :, 0], as_acted)
+    replay.close()
 
 
 @pytest.mark.slow

@@ -79,14 +79,18 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"n_obs_steps": 2, "n_step": 3, "utd_ratio": 2, "num_critics": 4}],
-    ids=["plain", "stacks, n-step, REDQ"],
+    [
+        {},
+        {"n_obs_steps": 2, "n_step": 3, "num_critics": 4},
+        {"cache_features": False, "freeze_vision_encoder": False, "batch_size": 8},
+    ],
+    ids=["plain", "stacks, n-step, REDQ", "an encoder that learns"],
 )
 def test_stopping_and_resuming_changes_nothing(tmp_path, changes):
     """Twice the half equals the whole: networks, moments, random numbers, counters, ring and batches."""
     config = small_config(**changes)
     config = with_demos(tmp_path, config)
-    first, second = story(config, 1, 15), story(config, 16, 15)
+    first, second = story(config, 1, 12), story(config, 13, 12)
     with Session(tmp_path / "straight", config) as whole:
         whole.feed(first + second)
         expected = learner_content(whole), replay_content(whole)
@@ -102,7 +106,7 @@ def test_stopping_and_resuming_changes_nothing(tmp_path, changes):
         half.feed(second)
         drawn += half.drawn
         found = learner_content(half), replay_content(half)
-    assert drawn == whole.drawn and len(drawn) > 200
+    assert drawn == whole.drawn and len(drawn) > 150
     assert_same(found[0], expected[0])
     assert_same(found[1], expected[1])
     assert saved >= 2, "several checkpoints in the loop"
@@ -114,8 +118,8 @@ def test_killed_between_checkpoint_and_more_data_loses_no_episode(tmp_path):
     """No close, no last checkpoint: training goes on from the last one written, with every episode."""
     config = with_demos(tmp_path, small_config(online_buffer_capacity=2000, offline_buffer_capacity=2000))
     played: list[Episode] = []
-    for life in range(4):
-        more = story(config, 1 + 9 * life, 9)
+    for life in range(3):
+        more = story(config, 1 + 7 * life, 7)
         session = Session(tmp_path / "run", config)
         with pytest.raises(Killed), session:
             checkpoint = latest(session.run.checkpoints)
@@ -143,14 +147,14 @@ def test_killed_between_checkpoint_and_more_data_loses_no_episode(tmp_path):
 
 def test_a_killed_run_and_one_that_was_not_hold_the_same_data(tmp_path):
     config = with_demos(tmp_path, small_config(online_buffer_capacity=2000))
-    episodes = story(config, 1, 20)
+    episodes = story(config, 1, 14)
     with Session(tmp_path / "whole", config) as whole:
         whole.feed(episodes)
         expected = replay_content(whole)
     with pytest.raises(Killed), Session(tmp_path / "killed", config) as killed:
-        killed.feed(episodes[:11], kill=True)
+        killed.feed(episodes[:8], kill=True)
     with Session(tmp_path / "killed", config) as killed:
-        killed.feed(episodes[11:])
+        killed.feed(episodes[8:])
         found = replay_content(killed)
     del found["rng"], expected["rng"]  # the updates since the last checkpoint were done again
     assert_same(found, expected)
@@ -159,7 +163,7 @@ def test_a_killed_run_and_one_that_was_not_hold_the_same_data(tmp_path):
 def test_another_layout_is_said_and_filled_again_from_the_archive(tmp_path):
     config = with_demos(tmp_path, small_config(online_buffer_capacity=2000))
     with Session(tmp_path / "run", config) as session:
-        session.feed(story(config, 1, 10))
+        session.feed(story(config, 1, 7))
         trained = learner_content(session)
     other = replace(config, policy=replace(config.policy, feature_copies=3))
     with Session(tmp_path / "run", other) as session:
@@ -169,7 +173,7 @@ def test_another_layout_is_said_and_filled_again_from_the_archive(tmp_path):
         rebuilt = replay_content(session)
         assert_same(learner_content(session), trained)
     with Session(tmp_path / "fresh", other) as fresh:
-        fresh.feed(story(config, 1, 10))
+        fresh.feed(story(config, 1, 7))
         expected = replay_content(fresh)
     for content in (rebuilt, expected):
         del content["rng"]
