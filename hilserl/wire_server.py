@@ -185,11 +185,14 @@ class LearnerService:
         session = self._open(context)
         have, told = request.have_sha256, None
 
-        def something_new() -> bool:
+        def new_weights() -> bool:
             gone = (
                 self._stopping.is_set() or not context.is_active() or not self._sessions.is_current(session)
             )
-            return gone or self._weights.sha256 != have or self._progress != told
+            return gone or self._weights.sha256 != have
+
+        def something_new() -> bool:
+            return new_weights() or self._progress != told
 
         while True:
             with self._news:
@@ -206,7 +209,8 @@ class LearnerService:
             if weights.sha256 != have:
                 have = weights.sha256
                 yield pb.News(weights=weights)
-            self._stopping.wait(_PROGRESS_EVERY_S)
+            with self._news:  # progress may wait, weights go out at once
+                self._news.wait_for(new_weights, _PROGRESS_EVERY_S)
 
     def Status(self, request: Any, context: Any) -> Any:  # noqa: N802, ANN401
         actors = [

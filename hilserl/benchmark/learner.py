@@ -19,8 +19,9 @@ from hilserl.benchmark.data import SENSOR_NOISE, make_spec, render
 from hilserl.benchmark.growth import growth, lerobot_persistence
 from hilserl.benchmark.lerobot_side import save_resnet10
 from hilserl.benchmark.sizes import one_episode, sizes
-from hilserl.benchmark.timing import Deadline, seconds
+from hilserl.benchmark.timing import Deadline, seconds, spread
 from hilserl.benchmark.updates import Contest, Report, all_updates, line
+from hilserl.benchmark.weights_out import weights_out_ms
 from robot.types import U8
 
 QUICK_S = 40.0
@@ -97,6 +98,7 @@ def _one_camera(contest: Contest, renders: U8, report: Report) -> dict[str, Any]
         "encode_ms": contest.encoding(5, Deadline(60)),
         "parameters": counts,
         "weight_bytes": weights,
+        "weights_out_ms": spread(weights_out_ms(first, 20)).as_dict(),
     }
     stored = contest.episodes[:_SAVED_EPISODES]
     found["lerobot_persistence"] = lerobot_persistence(theirs, stored)

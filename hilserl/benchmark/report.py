@@ -137,6 +137,8 @@ def _persistence(result: dict[str, Any]) -> str:
          f"{growth['reopen_s'] + growth['restore_s']:.2f} s"),
         ("weights to the actors", _kb(weights["lerobot"]) + " kB",
          f"{_kb(weights['ours'])} kB (64 channels: {_kb(weights['ours_64'])} kB)"),
+        ("from an update's end to an actor that has them", "-",
+         f"{result['weights_out_ms']['median']:.0f} ms (at most {result['weights_out_ms']['high']:.0f} ms)"),
     ]  # fmt: skip
     return "Saving, starting again, publishing:\n\n" + _table(("", "lerobot", "ours"), rows)
 
