@@ -64,7 +64,7 @@ class Arrivals:
         Raises EncodingFailed, from its cause, once the thread has ended because of an error.
         """
         try:
-            found = self._ready.get(timeout=timeout_s) if timeout_s > 0 else self._ready.get_nowait()
+            found = self._ready.get(timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(found, EncodingFailed):

@@ -208,6 +208,7 @@ def test_trains_checkpoints_and_plays_with_stacked_frames(job, tmp_path, capsys,
     learner = run.start("learner")
     learner.wait_for(LEARNING)
     actor.wait_for(EPISODE, 5)
+    learner.wait_for(r"^actor/\d+ eval: ")
     assert actor.interrupt() == 0, actor.text
     learner.wait_for(TAKEN_IN, len(scan_episodes(run.root / "episodes")))
     assert learner.interrupt() == 0, learner.text

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load
 
 from hilserl import checkpoint
 from hilserl.checkpoint import (
@@ -27,6 +29,7 @@ from hilserl.config_loading import load_config
 from hilserl.contract import ContractMismatch, build_contract, check_contract, check_encoder, policy_of
 from hilserl.env import task_spec
 from hilserl.task_record import task_hash
+from hilserl.tensor_file import write_tensors
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASK = Config().task
@@ -116,6 +119,27 @@ def test_the_layout_is_the_documented_one_and_holds_no_pickle(tmp_path):
         else:
             length = int.from_bytes(data[:8], "little")
             json.loads(data[8 : 8 + length])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text("ab", min_size=1, max_size=4), ARRAYS, max_size=5))
+def test_a_tensor_file_is_a_safetensors_file_with_aligned_arrays_and_its_own_hash(tensors):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        digest = write_tensors(path, tensors)
+        data = path.read_bytes()
+    assert digest == hashlib.sha256(data).hexdigest()
+    equal(load(data), tensors)
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    for name, about in json.loads(data[8 : 8 + length]).items():
+        assert about["data_offsets"][0] % tensors[name].dtype.itemsize == 0, name
+
+
+def test_a_number_format_no_tensor_file_has_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="x.safetensors: w is complex64"):
+        write_tensors(tmp_path / "x.safetensors", {"w": np.zeros(2, np.complex64)})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

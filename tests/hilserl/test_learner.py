@@ -174,6 +174,7 @@ def test_the_update_budget_is_used_up_and_never_exceeded(arrivals, utd, per_call
         for field in fields(Work):
             assert getattr(work, field.name) >= getattr(before, field.name), "work only grows"
         before = work
+    assert before.episodes == len(flat) and before.transitions == bench.counters.transitions
     for _, values in bench.of("log"):
         check_metrics(values)
         assert ("train/alarms" in values) == ("time/updates" in values)
