@@ -29,7 +29,7 @@ from hilserl.ring import Ring
 from hilserl.ring_journal import Contents, encode_line, read_lines
 from hilserl.types import End, Episode, Role
 from tests.fakes.frames import Maker, make
-from tests.hilserl.test_replay import FAST, Kept, check_batch, steps_of
+from tests.hilserl.test_replay import FAST, Kept, check_batch, check_same, steps_of
 
 torch.set_num_threads(1)
 CAPACITY, PROTECTED = 40, 30
@@ -206,6 +206,9 @@ def test_whatever_is_damaged_whole_episodes_are_left_and_the_rest_is_named(
                 assert not left & gone
             elif name == "journal":
                 assert left | gone in before[folder_name]
+        copy = store(Path(shutil.copytree(hurt, folder / "copy")))
+        check_same(replay, copy)
+        copy.close()
         world.give_back(replay)
         replay.close()
         again = store(hurt)
@@ -378,6 +381,125 @@ def test_bytes_that_a_shortened_journal_forgot_are_not_taken_for_what_comes_next
         closing.close()
 
 
+def noisy(episode: Episode, seed: int) -> Episode:
+    """Pictures that look otherwise wherever they are shifted to."""
+    rng = np.random.default_rng(seed)
+    images = {
+        name: rng.integers(0, 256, pictures.shape, dtype=np.uint8)
+        for name, pictures in episode.images.items()
+    }
+    return replace(episode, images=images)
+
+
+def test_a_refresh_survives_a_kill_and_a_torn_one_is_dropped_by_name(tmp_path: Path) -> None:
+    maker, replay = Maker(), store(tmp_path / "live", copies=4)
+    episodes = [noisy(maker(9), seed) for seed in range(3)]
+    pictures = {Key.of(episode): episode.images for episode in episodes}
+    for episode in episodes:
+        replay.add(episode)
+    replay.sync()
+    before = shutil.copytree(tmp_path / "live", tmp_path / "before")
+    features = replay.online.arrays["features"].copy()
+    for round_ in range(5):
+        for _ in range(2):
+            assert replay.refresh(pictures.__getitem__, 24) > 0
+        replay.sync() if round_ == 2 else None
+        killed = shutil.copytree(tmp_path / "live", tmp_path / f"killed{round_}")
+        with warnings_of_opening() as said:
+            again = store(killed, copies=4)
+        assert not said
+        check_same(replay, again)
+        again.close()
+    assert (replay.online.arrays["features"] != features).any()
+    torn = Path(shutil.copytree(before, tmp_path / "torn"))
+    # The lines are on the disk, as they must be by then; of the columns, the features alone.
+    for name in ("journal", "features.column"):
+        shutil.copy(tmp_path / "live" / "online" / name, torn / "online" / name)
+    (torn / "online" / "journal").write_bytes(
+        b"".join(
+            line
+            for line in (torn / "online" / "journal").read_bytes().splitlines(True)
+            if b"sync" not in line
+        )
+    )
+    with warnings_of_opening() as said:
+        again = store(torn, copies=4)
+    assert {number for _, number in dropped(said)} == {1, 2, 3}
+    again.close()
+    replay.close()
+
+
+@pytest.mark.parametrize("moment", ["while waiting for the disk", "afterwards"])
+def test_a_sync_vouches_only_for_what_came_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(ring_files, "_RESERVE", 12)
+    maker, replay = Maker(), store(tmp_path / "live", copies=4)
+    episodes = [noisy(maker(9), seed) for seed in range(3)]
+    pictures = {Key.of(episode): episode.images for episode in episodes}
+    for episode in episodes:
+        replay.add(episode)
+    assert replay.refresh(pictures.__getitem__, 24) == 4  # the oldest's: nobody is about to overwrite it
+    before: list[Path] = []
+
+    def refresh_once() -> None:
+        if not before:
+            before.append(Path(shutil.copytree(tmp_path / "live", tmp_path / "before")))
+            replay.refresh(pictures.__getitem__, 24)
+
+    def fsync(file: int) -> None:
+        os.fsync(file)
+        if moment == "while waiting for the disk":
+            refresh_once()
+
+    monkeypatch.setattr(ring_files, "os", types.SimpleNamespace(**(vars(os) | {"fsync": fsync})))
+    replay.sync()
+    monkeypatch.setattr(ring_files, "os", os)
+    if moment == "afterwards":
+        refresh_once()
+    for name in ("journal", "features.column"):  # of the columns, the features alone have reached the disk
+        shutil.copy(tmp_path / "live" / "online" / name, before[0] / "online" / name)
+    with warnings_of_opening() as said:
+        again = store(before[0], copies=4)
+    assert dropped(said) == {("train", 1)}
+    again.close()
+    replay.close()
+
+
+def test_a_hole_in_the_protected_ring_is_filled_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for _ in range(5):
+        world.do(-5)
+    world.replay.close()
+    path = tmp_path / "protected" / "state.column"
+    data = bytearray(path.read_bytes())
+    data[14 * 8] ^= 1  # in the third of them
+    path.write_bytes(data)
+    world.replay = store(tmp_path)
+    assert [entry.first for entry in world.replay.protected.entries] == [0, 6, 18, 24]
+    assert [world.replay.holds(key) for key in world.episodes] == [True, True, False, True, True]
+    world.give_back(world.replay)
+    assert sorted(entry.first for entry in world.replay.protected.entries) == [0, 6, 12, 18, 24]
+    world.replay.close()
+
+
+def test_what_is_dropped_and_added_again_is_where_it_was(tmp_path: Path) -> None:
+    world = World(tmp_path / "live")
+    for steps in (9, -5, 6, 8, 9, -3, 6):  # the last one takes the place of the first
+        world.do(steps)
+    world.replay.close()
+    hurt = Path(shutil.copytree(tmp_path / "live", tmp_path / "hurt"))
+    for ring in ("online", "protected"):
+        (hurt / ring / "features.column").unlink()
+    replay = store(hurt)
+    assert replay.transitions == 0
+    world.give_back(replay)
+    for ring, again in zip(world.rings(), (replay.online, replay.protected), strict=True):
+        np.testing.assert_array_equal(ring.samplable, again.samplable)
+        assert [(e.key, e.first) for e in ring.entries] == [(e.key, e.first) for e in again.entries]
+    replay.close()
+
+
 def test_another_layout_is_refused_with_what_differs(tmp_path: Path) -> None:
     store(tmp_path).close()
     for change, said in (
@@ -413,11 +535,12 @@ def test_an_answer_to_another_layout_is_to_delete_and_refill(tmp_path: Path) -> 
     replay.close()
 
 
-def test_what_was_lost_of_one_ring_is_added_to_that_ring_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["online", "protected"])
+def test_what_was_lost_of_one_ring_is_added_to_that_ring_only(tmp_path: Path, lost: str) -> None:
     world = World(tmp_path)
     world.do(7)  # helped: it is in both
     world.replay.close()
-    delete_ring(tmp_path / "protected")
+    delete_ring(tmp_path / lost)
     world.replay = store(tmp_path)
     (key,) = world.episodes
     assert not world.replay.holds(key)
