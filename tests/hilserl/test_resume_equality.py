@@ -101,6 +101,7 @@ def test_stopping_and_resuming_changes_nothing(tmp_path, changes):
         drawn = half.drawn
     with Session(tmp_path / "halves", config) as half:
         assert half.encodes_before == 0, "what the ring holds is not encoded again"
+        assert [line for line in half.said if "0 were encoded" in line], half.said
         assert_same(learner_content(half), between[0])
         assert_same(replay_content(half), between[1])
         half.feed(second)
