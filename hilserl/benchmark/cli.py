@@ -19,7 +19,17 @@ def main(argv: Sequence[str], report: Callable[[str], None], started_s: float) -
     learner.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     learner.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     learner.add_argument("--plot", type=Path, metavar="FILE", help="draw critic updates per second (png)")
+    learning = commands.add_parser("learning", help="success against transitions, features kept or not")
+    learning.add_argument("--config_path", default="configs/twin_lift_train_config.json", metavar="FILE")
+    learning.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="results; runs in it stay"
+    )
+    learning.add_argument("--arms", nargs="+", metavar="NAME", help="default: all of them")
+    learning.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    learning.add_argument("--transitions", type=int, default=1000, metavar="N")
     arguments = parser.parse_args(argv)
+    if arguments.command == "learning":
+        return _learning(arguments, report)
 
     from hilserl.benchmark.learner import measure, quick
     from hilserl.benchmark.report import draw, markdown
@@ -30,4 +40,22 @@ def main(argv: Sequence[str], report: Callable[[str], None], started_s: float) -
     if arguments.plot:
         draw(result, arguments.plot)
     report(json.dumps(result) if arguments.json else markdown(result))
+    return 0
+
+
+def _learning(arguments: argparse.Namespace, report: Callable[[str], None]) -> int:
+    """Train and evaluate what is not in the folder yet, then draw and print all of it."""
+    import torch
+
+    from hilserl.benchmark.learning import ARMS, learning_benchmark
+    from hilserl.config_loading import load_config
+
+    torch.set_num_threads(1)  # runs side by side then do not disturb each other
+    unknown = [arm for arm in arguments.arms or () if arm not in ARMS]
+    if unknown:
+        report(f"no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}")
+        return 2
+    config = load_config(arguments.config_path, [])
+    arms = arguments.arms or list(ARMS)
+    learning_benchmark(config, arguments.folder, arms, arguments.seeds, arguments.transitions, report)
     return 0

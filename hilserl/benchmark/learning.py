@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hilserl.actor import EVAL_SEED
 from hilserl.body import build_body
-from hilserl.build import build_encoder, build_replay, build_sac, load_demos, max_steps
-from hilserl.config import Config, PolicyConfig
+from hilserl.build import build_encoder, build_replay, build_sac, learner_encoder, load_demos, max_steps
+from hilserl.config import Config
 from hilserl.demo import no_help, record_demonstrations
 from hilserl.env import task_spec
 from hilserl.episode import EpisodeHeader
@@ -34,12 +35,18 @@ FINAL_SEED = 40_000_000
 EVAL_EPISODES, FINAL_EPISODES = 30, 50
 EVALUATE_EVERY = 250
 """Transitions between two evaluations."""
-ARMS: dict[str, Callable[[PolicyConfig], PolicyConfig]] = {
-    "M=1": lambda policy: dataclasses.replace(policy, feature_copies=1),
-    "M=4": lambda policy: dataclasses.replace(policy, feature_copies=4),
-    "in the update": lambda policy: dataclasses.replace(policy, cache_features=False),
+_M4: dict[str, Any] = {"feature_copies": 4, "precision": "float32"}
+ARMS: dict[str, dict[str, Any]] = {
+    "M=1": {**_M4, "feature_copies": 1},
+    "M=4": _M4,
+    "in the update": {"cache_features": False, "precision": "float32"},
+    "M=4, bfloat16": {**_M4, "precision": "bfloat16"},
+    "M=4, principal channels": {**_M4, "feature_projection": "pca"},
+    "M=4, all 128 channels": {**_M4, "feature_channels": 128},
 }
-"""How the update sees pictures; the names are the curves' labels."""
+"""What each run changes in the policy's section; the names are the curves' labels."""
+SMALL = {"utd_ratio": 2, "policy_update_freq": 2, "batch_size": 64}
+"""So that encoding in the update takes minutes and not hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def learn(
     if not (demos / "task.json").exists():
         record_demonstrations(config, demos, config.run.demo_episodes)
     config = dataclasses.replace(config, demos=(str(demos),))
-    spec, encoder = task_spec(config.task), build_encoder(config)
+    spec, encoder = task_spec(config.task), learner_encoder(config, None)
     replay = build_replay(config, spec, encoder)
     load_demos(config, replay, say)
     agent = SacAgent(build_sac(config, spec, replay, encoder), replay, encoder)
@@ -129,7 +136,9 @@ def learning_benchmark(
         for arm in arms:
             if any(run["arm"] == arm and run["seed"] == seed for run in runs):
                 continue
-            one = dataclasses.replace(config, seed=seed, policy=ARMS[arm](config.policy))
+            one = dataclasses.replace(
+                config, seed=seed, policy=dataclasses.replace(config.policy, **SMALL, **ARMS[arm])
+            )
             say(f"{arm}, seed {seed}")
             points = learn(one, folder, transitions, say)
             runs = json.loads(path.read_text()) if path.exists() else []  # another process may have added
@@ -139,7 +148,7 @@ def learning_benchmark(
     say(table(runs))
 
 
-def table(runs: list[dict]) -> str:  # type: ignore[type-arg]
+def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: one row for each run, the last number with its 95 % interval."""
     lines = ["| features | seed | cloned | success at transitions | final | 95 % | min |"]
     lines.append("|---|---|---|---|---|---|---|")
@@ -154,7 +163,7 @@ def table(runs: list[dict]) -> str:  # type: ignore[type-arg]
     return "\n".join(lines)
 
 
-def draw(runs: list[dict], path: Path) -> None:  # type: ignore[type-arg]
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """Success against transitions: thin lines are seeds, thick ones their mean at each evaluation."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -162,7 +171,9 @@ def draw(runs: list[dict], path: Path) -> None:  # type: ignore[type-arg]
     figure = Figure(figsize=(7.5, 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for arm, colour in zip(ARMS, ("#e08e1b", "#1a7f4b", "#2c3e50"), strict=True):
+    for arm, colour in zip(
+        ARMS, ("#e08e1b", "#1a7f4b", "#2c3e50", "#8e44ad", "#c0392b", "#16a085"), strict=True
+    ):
         curves = [
             [(p["transitions"], 100 * p["successes"] / p["trials"]) for p in run["points"]]
             for run in runs
