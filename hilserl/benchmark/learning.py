@@ -45,8 +45,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "M=4, all 128 channels": {**_M4, "feature_channels": 128},
 }
 """What each run changes in the policy's section; the names are the curves' labels."""
-SMALL = {"utd_ratio": 2, "policy_update_freq": 2, "batch_size": 64}
+SMALL: dict[str, Any] = {"utd_ratio": 2, "policy_update_freq": 2, "batch_size": 64}
 """So that encoding in the update takes minutes and not hours."""
+_COLOURS = ("#e08e1b", "#1a7f4b", "#2c3e50", "#8e44ad", "#c0392b", "#16a085")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +137,8 @@ def learning_benchmark(
         for arm in arms:
             if any(run["arm"] == arm and run["seed"] == seed for run in runs):
                 continue
-            one = dataclasses.replace(
-                config, seed=seed, policy=dataclasses.replace(config.policy, **SMALL, **ARMS[arm])
-            )
+            policy = dataclasses.replace(config.policy, **{**SMALL, **ARMS[arm]})
+            one = dataclasses.replace(config, seed=seed, policy=policy)
             say(f"{arm}, seed {seed}")
             points = learn(one, folder, transitions, say)
             runs = json.loads(path.read_text()) if path.exists() else []  # another process may have added
@@ -171,9 +171,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7.5, 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for arm, colour in zip(
-        ARMS, ("#e08e1b", "#1a7f4b", "#2c3e50", "#8e44ad", "#c0392b", "#16a085"), strict=True
-    ):
+    for arm, colour in zip(ARMS, _COLOURS, strict=True):
         curves = [
             [(p["transitions"], 100 * p["successes"] / p["trials"]) for p in run["points"]]
             for run in runs
