@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -59,12 +60,12 @@ PATIENCE_S = 120.0
 
 
 class Process:
-    """`hilserl COMMAND ...` with its output gathered by a thread."""
+    """A program with a configuration, its output gathered by a thread."""
 
-    def __init__(self, command: str, *words: str) -> None:
+    def __init__(self, program: Sequence[str], *words: str) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hilserl", command, "--config_path", EASY, *words],
+            [sys.executable, *program, "--config_path", EASY, *words],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
             stdout=subprocess.PIPE,
@@ -155,7 +156,10 @@ class Run:
         self.processes: list[Process] = []
 
     def start(self, command: str, *words: str) -> Process:
-        self.processes.append(Process(command, *self.words, *words))
+        return self.start_program(("-m", "hilserl", command), *words)
+
+    def start_program(self, program: Sequence[str], *words: str) -> Process:
+        self.processes.append(Process(program, *self.words, *words))
         return self.processes[-1]
 
     def episodes(self) -> dict[str, list[int]]:
@@ -244,6 +248,25 @@ def test_trains_checkpoints_and_plays_with_stacked_frames(job, tmp_path, capsys,
     contract["action"]["names"].append("wrist")
     config.write_text(json.dumps(contract))
     assert re.search(r"action\.names: here .*, there .*wrist", told(capsys, "inference", *words))
+
+
+@pytest.mark.slow
+def test_a_learner_of_two_processes_serves_learns_and_ends(job):
+    """As on two GPUs: torchrun starts both, rank 0 serves, one command ends them."""
+    run = job("--policy.online_step_before_learning=10")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    learner = run.start_program((*torchrun, "scripts/learner_server.py"))
+    learner.wait_for(SERVING)
+    actor = run.start("actor")
+    learner.wait_for(LEARNING)
+    learner.wait_for(TAKEN_IN, 4)
+    stop = run.start_program(("-m", "hilserl", "control", "stop"))
+    assert stop.wait() == 0, stop.text
+    assert learner.wait() == 0, learner.text
+    actor.interrupt()
+    assert run.state()["updates"] > 0
+    assert "Traceback" not in learner.text
+    assert sum(bool(re.search(SERVING, line)) for line in learner.lines) == 1, "one process serves"
 
 
 @pytest.mark.slow
