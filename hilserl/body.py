@@ -12,20 +12,24 @@ from hilserl.env import Env
 from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
 from robot.kinematics import Kinematics
-from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Teleop
+from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Scene, Teleop
 
 Message = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Everything an episode needs, wired. side_view: a picture for people, where there is one."""
+    """Everything an episode needs, wired.
+
+    side_view: a picture for people; truth: whether the task is achieved now. Each where there is one.
+    """
 
     env: Env
     teleop: Teleop
     reward: Reward
     arm: Arm
     side_view: Callable[[], U8] | None
+    truth: Callable[[], bool] | None
 
 
 class NoTeleop:
@@ -57,17 +61,23 @@ class ManualScene:
 
 @contextmanager
 def build_body(
-    config: Config, message: Message, *, demonstrate: bool = False, first_episode: int = 0
+    config: Config,
+    message: Message,
+    *,
+    demonstrate: bool = False,
+    near_misses: bool = False,
+    first_episode: int = 0,
 ) -> Iterator[Body]:
     """The body of this configuration; leaving the block parks and releases it whatever happened.
 
-    demonstrate: the scripted operator plays every step instead of correcting a policy. first_episode: how
+    demonstrate: the scripted operator plays every step instead of correcting a policy; with
+    near_misses every other episode of its is one, and it judges each with its buttons. first_episode: how
     many episodes this actor has played, for the scripted operator's decaying help.
     """
     with ExitStack() as stack:
         match config.robot.type:
             case "twin":
-                body = _twin_body(config, stack, demonstrate, first_episode)
+                body = _twin_body(config, stack, demonstrate, near_misses, first_episode)
             case "so101":
                 body = _real_body(config, stack, message)
             case other:
@@ -75,9 +85,12 @@ def build_body(
         yield body
 
 
-def _twin_body(config: Config, stack: ExitStack, demonstrate: bool, first_episode: int) -> Body:
+def _twin_body(
+    config: Config, stack: ExitStack, demonstrate: bool, near_misses: bool, first_episode: int
+) -> Body:
     from robot.guard import Guard
     from robot.twin.lockstep import LockstepTwin
+    from robot.twin.near_miss import Rehearser
     from robot.twin.operator import Corrector, Demonstrator, Hands, Patience
 
     task, robot = config.task, config.robot
@@ -88,8 +101,11 @@ def _twin_body(config: Config, stack: ExitStack, demonstrate: bool, first_episod
     )
     stack.callback(arm.close)
     teleop: Teleop
+    scene: Scene = twin
     if config.teleop.type != "scripted":
         teleop = _device(config)
+    elif demonstrate and near_misses:
+        teleop = scene = Rehearser(twin.world, twin, task.scene.lift_height, task.action_scale, Hands())
     elif demonstrate:
         teleop = Demonstrator(twin.world, task.action_scale, Hands())
     else:
@@ -105,13 +121,13 @@ def _twin_body(config: Config, stack: ExitStack, demonstrate: bool, first_episod
         cameras={name: twin.camera},
         clock=twin.clock,
         kinematics=Kinematics(arm.limits),
-        scene=twin,
+        scene=scene,
         max_joint_speed=robot.max_joint_speed,
     )
     reward: Reward = ButtonReward(task.success)
     if task.success.kind == "oracle":
         reward = OracleReward(twin.lifted, task.success, task.fps)
-    return Body(env, teleop, reward, arm, twin.world.render_side)
+    return Body(env, teleop, reward, arm, twin.world.render_side, twin.lifted)
 
 
 def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
@@ -145,7 +161,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
         scene=ManualScene(clock, robot.object_time_s, message),
         max_joint_speed=robot.max_joint_speed,
     )
-    return Body(env, teleop, ButtonReward(task.success), arm, None)
+    return Body(env, teleop, ButtonReward(task.success), arm, None, None)
 
 
 def _camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:

@@ -201,6 +201,16 @@ def _import_dataset(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _record(args: argparse.Namespace, overrides: list[str]) -> int:
+    config = _load(args, overrides)
+    from hilserl.recording import run_record
+
+    root = run_record(config, args.num_episodes, args.role, Path(args.root) if args.root else None)
+    if root.exists():
+        _say(f"recorded in {root}")
+    return 0
+
+
 def _show(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.config_loading import describe, load_config, to_json
 
@@ -273,6 +283,7 @@ _COMMANDS: dict[str, Command] = {
     "twin": _twin,
     "pretrain-encoder": _pretrain,
     "import-dataset": _import_dataset,
+    "record": _record,
     "status": _status,
     "control": _control,
     "rollback": _rollback,

@@ -33,6 +33,7 @@ def parser_of(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_twin(commands, run["twin"])
     _add_pretrain(commands, run["pretrain-encoder"])
     _add_import(commands, run["import-dataset"])
+    _add_record(commands, run["record"])
     _add(commands, "status", run["status"], "how the running learner is, and what the run folder holds")
     _add_control(commands, run["control"])
     _add_rollback(commands, run["rollback"])
@@ -108,6 +109,27 @@ def _add_import(commands: _Commands, run: Command) -> None:
     text = "turn a recorded LeRobotDataset into demonstrations, or say why it cannot be used"
     parser = _add(commands, "import-dataset", run, text)
     parser.add_argument("--root", required=True, metavar="DIR", help="the dataset: it holds meta/info.json")
+
+
+def _add_record(commands: _Commands, run: Command) -> None:
+    text = (
+        "play episodes by hand and keep them as a LeRobotDataset: demonstrations, or a classifier's pictures"
+    )
+    parser = _add(commands, "record", run, text)
+    parser.add_argument(
+        "--num_episodes", type=_positive, required=True, metavar="N", help="how many it shall hold at the end"
+    )
+    parser.add_argument(
+        "--role",
+        required=True,
+        choices=["demo", "reward"],
+        help="demo keeps successes only; reward keeps failures too, and only the buttons judge",
+    )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="the dataset: a new folder, or with --resume=true one to go on with (default: a new name)",
+    )
 
 
 def _add_control(commands: _Commands, run: Command) -> None:

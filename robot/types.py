@@ -6,6 +6,7 @@ positions in metres in the robot base frame; actions float32 (4,) in [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -158,4 +159,4 @@ class Scene(Protocol):
     person does it. It returns facts worth storing with the episode (units in the key names).
     """
 
-    def arrange(self, seed: int) -> dict[str, float]: ...
+    def arrange(self, seed: int) -> Mapping[str, float | str]: ...

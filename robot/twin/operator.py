@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,11 +123,22 @@ class Script:
         return np.array([*np.clip(move, -1.0, 1.0), gripper])
 
 
-class Demonstrator:
-    """A Teleop that plays every step itself: demonstrations, and the scripted baseline."""
+class Skill(Protocol):
+    """What hands can carry out. act: (4,) action for the gripper's angle [rad], before the hands spoil it."""
 
-    def __init__(self, world: World, action_scale_m: float, hands: Hands) -> None:
-        self._script = Script(world, action_scale_m, hands.gain)
+    def reset(self) -> None: ...
+
+    def act(self, gripper_rad: float) -> F64: ...
+
+
+class Demonstrator:
+    """A Teleop that plays every step itself: demonstrations, and the scripted baseline.
+
+    skill: what it plays; by default the task itself.
+    """
+
+    def __init__(self, world: World, action_scale_m: float, hands: Hands, skill: Skill | None = None) -> None:
+        self._script = skill or Script(world, action_scale_m, hands.gain)
         self._hands = hands
         self.reset(0)
 
