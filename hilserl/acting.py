@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hilserl.config import PolicyConfig
+from hilserl.encoder import FeatureEncoder
 from hilserl.networks import Actor, ImageHeads, Normalise
 from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder, tensor_faults
+from hilserl.vision import tensor_faults
 from robot.types import F32
 
 ENCODER = "encoder."

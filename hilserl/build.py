@@ -13,13 +13,15 @@ import torch
 from hilserl.checkpoint import load_pretrained
 from hilserl.config import Config, ConfigError
 from hilserl.dataset_schema import is_dataset
+from hilserl.encoder import FeatureEncoder, principal_projection
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, scan_episodes
+from hilserl.group import Group
 from hilserl.replay import Key, Replay
-from hilserl.sac import SAC, Group
+from hilserl.sac import SAC
 from hilserl.sac_agent import Stopped
 from hilserl.task_record import check_task
 from hilserl.types import Episode, Spec
-from hilserl.vision import FeatureEncoder, load_trunk, principal_projection
+from hilserl.vision import load_trunk
 from robot.types import F32, U8
 
 _PROJECTION_PICTURES = 512

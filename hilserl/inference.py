@@ -20,6 +20,7 @@ from hilserl.build import max_steps, set_threads
 from hilserl.checkpoint import Pretrained, load_pretrained, verify_golden
 from hilserl.config import Config, InferenceArgs
 from hilserl.contract import check_contract, check_encoder, policy_of
+from hilserl.encoder import FeatureEncoder
 from hilserl.env import Env, task_spec
 from hilserl.evaluate import Summary, TrialResult, evaluate, report
 from hilserl.player import ENCODER_KEY, Player
@@ -28,7 +29,7 @@ from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash
 from hilserl.types import Obs, Spec, Step
 from hilserl.video import Overlay, VideoWriter, compose_frame
-from hilserl.vision import FeatureEncoder, Trunk, check_tensors
+from hilserl.vision import Trunk, check_tensors
 from robot.types import U8
 
 

@@ -21,10 +21,10 @@ from hilserl.checkpoint_writer import CheckpointWriter
 from hilserl.config import Config
 from hilserl.contract import build_contract, check_encoder
 from hilserl.counters import Counters
+from hilserl.encoder import FeatureEncoder
 from hilserl.player import ENCODER_KEY, Player
 from hilserl.sac_agent import SacAgent
 from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder
 
 Arrays = dict[str, NDArray[Any]]
 _ACTING = "net."

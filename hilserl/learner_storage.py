@@ -12,6 +12,7 @@ from pathlib import Path
 from hilserl.build import build_replay, take_in
 from hilserl.config import Config
 from hilserl.counters import Counters
+from hilserl.encoder import FeatureEncoder
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, save_episode, scan_episodes
 from hilserl.replay import Key, LayoutChanged, Replay, delete_ring
 from hilserl.rollback import excluded_episodes
@@ -19,7 +20,6 @@ from hilserl.rundir import RunDir, write_whole
 from hilserl.sac_agent import Stopped
 from hilserl.task_record import check_task, task_json
 from hilserl.types import Episode, Role, Spec
-from hilserl.vision import FeatureEncoder
 from robot.types import U8
 
 Say = Callable[[str], None]

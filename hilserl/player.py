@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hilserl.acting import ActingPolicy
 from hilserl.config import Config
 from hilserl.contract import ContractMismatch
+from hilserl.encoder import FeatureEncoder
 from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder
 from robot.types import F32
 
 ENCODER_KEY = "encoder_sha256"

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from hilserl.config import Config, PolicyConfig, TaskConfig
+from hilserl.encoder import FeatureEncoder
 from hilserl.env import policy_image
 from hilserl.networks import ImageHead
-from hilserl.vision import FeatureEncoder, Trunk, random_shift, random_trunk, save_trunk
+from hilserl.vision import Trunk, random_shift, random_trunk, save_trunk
 from robot.kinematics import Kinematics
 from robot.twin.world import World, arrange_lift
 from robot.types import F32, GRIPPER, U8, WRIST_ROLL

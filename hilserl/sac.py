@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from hilserl.acting import ENCODER, Shape, check_tensors
 from hilserl.adam_state import adam_tensors, expected_adam_tensors, restore_adam
 from hilserl.config import PolicyConfig
+from hilserl.encoder import FeatureEncoder
+from hilserl.group import Alone, Group
 from hilserl.networks import DEGENERATE_STD, product_format, set_precision
 from hilserl.noise import Noise
 from hilserl.running_means import RunningMeans
@@ -34,7 +36,6 @@ from hilserl.sac_losses import (
 )
 from hilserl.sampling import Batch
 from hilserl.types import Spec
-from hilserl.vision import FeatureEncoder
 from robot.types import F32
 
 log = logging.getLogger(__name__)
@@ -43,25 +44,6 @@ Sample = Callable[[], Batch]
 _SATURATED = 0.98
 _SUSPICIOUS, _LARGE_INPUT = 5.0, 10.0
 _SUSPICIOUS_SHARE = 0.01
-
-
-class Group(Protocol):
-    """The processes that train together. rank: this one's number; world: how many."""
-
-    rank: int
-    world: int
-
-    def mean(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes."""
-
-
-class Alone:
-    """A group of one."""
-
-    rank, world = 0, 1
-
-    def mean(self, tensors: Sequence[Tensor]) -> None:
-        """The mean of one is itself."""
 
 
 class SAC:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hilserl.encoder import FeatureEncoder
 from hilserl.metrics import train_names
 from hilserl.parallel import Order, Processes
 from hilserl.player import ENCODER_KEY, PROJECTION_KEY
 from hilserl.replay import Replay
 from hilserl.sac import SAC, Sample
 from hilserl.sampling import Batch
-from hilserl.vision import FeatureEncoder
 
 
 class Stopped(Exception):

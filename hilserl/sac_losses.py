@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hilserl.acting import PolicyNet, Shape
 from hilserl.config import PolicyConfig
+from hilserl.encoder import FeatureEncoder
 from hilserl.networks import Critic, ImageHeads, squashed_sample
 from hilserl.sampling import Batch
 from hilserl.types import Spec
-from hilserl.vision import FeatureEncoder
 from robot.types import F32
 
 CLONE_LOG_STD = -1.8

@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for package in ("hilserl", "robot") for p in (ROOT / package).rglob("*.py"))
 TORCH_MODULES = {"vision", "replay", "sac", "networks", "acting", "reward", "build", "inference", "pretrain"}
 TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "sampling"}
-TORCH_MODULES |= {"adam_state", "noise", "parallel", "player", "running_means", "sac_agent", "sac_losses"}
+TORCH_MODULES |= {
+    "adam_state",
+    "encoder",
+    "group",
+    "noise",
+    "parallel",
+    "player",
+    "running_means",
+    "sac_agent",
+    "sac_losses",
+}
 TORCH_MODULES |= {
     f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
 }

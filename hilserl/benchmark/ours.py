@@ -15,10 +15,11 @@ import numpy as np
 from hilserl.benchmark.actors import episode_obs, steps_of
 from hilserl.build import build_sac
 from hilserl.config import Config, PolicyConfig
+from hilserl.encoder import FeatureEncoder
 from hilserl.episode import EpisodeHeader, save_episode
 from hilserl.replay import Batch, Replay
 from hilserl.types import Episode, Role, Spec, Weights
-from hilserl.vision import F16, FeatureEncoder, load_trunk
+from hilserl.vision import F16, load_trunk
 from hilserl.wire_codec import first_to_proto, last_to_proto, next_to_proto, weights_to_proto
 from robot.types import U8
 

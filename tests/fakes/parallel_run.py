@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from hilserl.encoder import FeatureEncoder
 from hilserl.learner_follower import obey
 from hilserl.parallel import Processes, launched
 from hilserl.replay import Replay
@@ -21,7 +22,7 @@ from hilserl.sac import SAC
 from hilserl.sac_agent import SacAgent
 from hilserl.sampling import Batch
 from hilserl.types import End, Role
-from hilserl.vision import FeatureEncoder, random_trunk
+from hilserl.vision import random_trunk
 from tests.fakes.learning import MEAN, SMALL, SPEC, STD, episode
 
 CHANNELS = 8

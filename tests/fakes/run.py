@@ -18,6 +18,7 @@ from hilserl.checkpoint import latest
 from hilserl.config import Config, PolicyConfig, RunConfig, TaskConfig
 from hilserl.config_loading import to_json
 from hilserl.counters import Counters
+from hilserl.encoder import FeatureEncoder
 from hilserl.env import task_spec
 from hilserl.learner import Budget, Learner
 from hilserl.learner_saving import CheckpointSaver, restore
@@ -25,7 +26,6 @@ from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.rundir import RunDir
 from hilserl.sac_agent import SacAgent
 from hilserl.types import End, Episode, Role
-from hilserl.vision import FeatureEncoder
 
 torch.set_num_threads(1)
 PATIENCE_S = 60.0

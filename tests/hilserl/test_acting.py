@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hilserl.acting import ActingPolicy, WeightsError
+from hilserl.encoder import FeatureEncoder
 from hilserl.replay import Replay
 from hilserl.types import Episode, Obs, Role
-from hilserl.vision import FeatureEncoder, random_trunk
+from hilserl.vision import random_trunk
 from tests.fakes.learning import SHAPE, SPEC, agent, episode
 
 

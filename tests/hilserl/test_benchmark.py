@@ -16,9 +16,10 @@ from hilserl.benchmark.data import add_noise, episodes, make_spec
 from hilserl.benchmark.lerobot_side import LeRobot
 from hilserl.benchmark.ours import Ours, TableEncoder
 from hilserl.benchmark.timing import Deadline, Side, Spread, alternate, ratio, spread
+from hilserl.encoder import FeatureEncoder
 from hilserl.episode import load_episode, save_episode
 from hilserl.types import Episode, Role
-from hilserl.vision import FeatureEncoder, random_trunk
+from hilserl.vision import random_trunk
 
 STEPS = 150  # one episode of 100 and one of 50
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 3), dtype=np.uint8)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from hilserl.encoder import FeatureEncoder
 from hilserl.replay import Key, Replay, ReplayError
 from hilserl.types import Episode, Role, Spec
-from hilserl.vision import FeatureEncoder, random_trunk, shift
+from hilserl.vision import random_trunk, shift
 from tests.fakes.frames import Maker
 
 torch.set_num_threads(1)

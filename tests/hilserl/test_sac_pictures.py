@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from hilserl.acting import ActingPolicy, WeightsError
+from hilserl.encoder import FeatureEncoder
 from hilserl.sac import SAC
 from hilserl.sampling import Batch
 from hilserl.types import Obs, Spec
-from hilserl.vision import FeatureEncoder, random_trunk
+from hilserl.vision import random_trunk
 from tests.fakes.learning import MEAN, SMALL, SPEC, STD, batch
 
 TWO = Spec(("front", "wrist"), (64, 64, 3), SPEC.state_names, SPEC.action_names)

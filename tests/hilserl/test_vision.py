@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 
-from hilserl.vision import (
-    FeatureEncoder,
-    Trunk,
-    VisionError,
-    load_trunk,
-    principal_projection,
-    random_shift,
-    random_trunk,
-    save_trunk,
-    trunk_hash,
-)
+from hilserl.encoder import FeatureEncoder, principal_projection
+from hilserl.vision import Trunk, VisionError, load_trunk, random_shift, random_trunk, save_trunk, trunk_hash
 
 torch.set_num_threads(1)
 
