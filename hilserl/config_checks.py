@@ -197,6 +197,11 @@ def _policy_problems(config: Config) -> Iterator[str]:
     policy = config.policy
     if not policy.hidden_dims or min(policy.hidden_dims) < 1:
         yield f"policy.hidden_dims is {list(policy.hidden_dims)}, give at least one positive width"
+    if policy.cache_features and not policy.freeze_vision_encoder:
+        yield (
+            "policy.freeze_vision_encoder is false but policy.cache_features is true: features of an encoder "
+            "that learns cannot be kept; set policy.cache_features to false too"
+        )
     if policy.use_augmentation and policy.augmentation_pad == 0:
         yield "policy.use_augmentation is true but policy.augmentation_pad is 0; a pad of 0 shifts nothing"
     if policy.online_buffer_capacity < policy.batch_size:

@@ -272,6 +272,7 @@ def test_all_problems_are_listed_at_once():
         (["--policy.n_obs_steps=0"], "policy.n_obs_steps is 0"),
         (["--policy.hidden_dims=[]"], "policy.hidden_dims"),
         (["--policy.augmentation_pad=0"], "a pad of 0 shifts nothing"),
+        (["--policy.freeze_vision_encoder=false"], "policy.cache_features is true"),
         (["--policy.online_buffer_capacity=100"], "at least one batch"),
         (["--policy.vision_encoder_name="], "policy.vision_encoder_name"),
         (["--policy.device=gpu"], 'policy.device is "gpu"'),
