@@ -17,6 +17,8 @@ USED_M = 1e-3
 STEP_ERROR_M = 0.005
 GRIPPER_MOVES_RAD = 0.03
 """A step in which the gripper moves at least this far counts as a move."""
+BLOCKED_SHARE = 0.1
+"""Share of the moves in which the hand may be blocked without the set being refused for it."""
 WINDOW_S = 0.3
 """Moves are correlated over this time: a hand held up for a step that then slips is still explained."""
 LAG_STEPS = 3
@@ -89,10 +91,16 @@ def moves(trajectory: Trajectory, lag: float) -> tuple[F64, F64]:
 
 
 def correlation(pairs: Sequence[tuple[F64, F64]], fps: float) -> dict[str, float]:
-    """{axis: correlation of commanded and measured moves over WINDOW_S}, of the axes that are used."""
+    """{axis: correlation of commanded and measured moves over WINDOW_S}, of the axes that are used.
+
+    The BLOCKED_SHARE of moves that agree least is left out: a hand pressed against something stands still.
+    """
     window = max(1, round(WINDOW_S * fps))
     steps = np.concatenate([commanded for commanded, _ in pairs])
     commanded, measured = (np.concatenate([_over(pair[side], window) for pair in pairs]) for side in (0, 1))
+    off = np.linalg.norm(commanded - measured, axis=1)
+    free = off <= np.quantile(off, 1 - BLOCKED_SHARE)
+    commanded, measured = commanded[free], measured[free]
     return {
         "xyz"[axis]: float(np.corrcoef(commanded[:, axis], measured[:, axis])[0, 1])
         for axis in range(3)
