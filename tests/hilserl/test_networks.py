@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hilserl.networks import Critic, squashed_sample
+from hilserl.networks import Critic, squashed_sample, tanh
 from hilserl.noise import Noise
 
 torch.set_num_threads(1)
@@ -62,3 +62,12 @@ def test_noise_continues_from_its_state() -> None:
     assert torch.equal(first.normal(4, 4), second.normal(4, 4))
     assert torch.equal(first.keep(0.5, 4, 4), second.keep(0.5, 4, 4))
     assert torch.equal(first.pair(10), second.pair(10))
+
+
+def test_the_fast_tanh_is_tanh_and_so_is_its_slope() -> None:
+    x = torch.linspace(-12, 12, 2001, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(tanh(x), torch.tanh(x))
+    (slope,) = torch.autograd.grad(tanh(x).sum(), x)
+    torch.testing.assert_close(slope, 1 - torch.tanh(x.detach()).square())
+    single = x.detach().float()
+    torch.testing.assert_close(tanh(single), torch.tanh(single), rtol=0, atol=2e-7)

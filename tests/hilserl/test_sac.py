@@ -128,6 +128,13 @@ def test_pretraining_the_critic_leaves_the_actor_alone() -> None:
     assert sac.critic_updates == 3
 
 
+def test_targets_start_as_the_critics_are() -> None:
+    nets = agent(num_critics=3).nets
+    followed = [*nets.critic_heads.parameters(), *nets.critic.parameters()]
+    for critic, target in zip(followed, nets.target_parameters(), strict=True):
+        assert torch.equal(critic, target)
+
+
 def test_targets_follow_by_tau() -> None:
     sac = agent(tau=0.25)
     target = sac.nets.target_critic.body[0].weight.clone()  # type: ignore[union-attr, operator]
