@@ -44,11 +44,13 @@ from hilserl.recording_format import (
 from hilserl.recording_record import RECORD, EpisodeRecord, RecordingError, episode_lines, record_in
 from hilserl.recording_stats import Stats, merge_stats, picture_stats, row_stats
 from hilserl.recording_take import Take
-from hilserl.rundir import fsync, write_whole
+from hilserl.rundir import TEMPORARY, fsync, write_whole
 from hilserl.task_record import check_task, task_json
 
 STATS_FILE = Path("meta/stats.json")
 _PARTIAL = ".partial"
+_FIRST = {"meta", _PARTIAL}
+"""What is in the folder of a recorder that was killed before it said what task it recorded."""
 
 
 class Recording:
@@ -89,9 +91,10 @@ class Recording:
     @classmethod
     def reopen(cls, root: Path, task: TaskConfig, role: str) -> Self:
         """Go on with a dataset of this task and role, whatever ended it."""
-        if not (root / TASK_RECORD).is_file() and (not root.is_dir() or any(root.iterdir())):
+        known = (root / TASK_RECORD).is_file()
+        if not known and (not root.is_dir() or {path.name for path in root.iterdir()} - _FIRST):
             raise RecordingError(f"{root} is no recording to go on with: it has no {TASK_RECORD}")
-        if (root / TASK_RECORD).is_file():
+        if known:
             check_task(task, (root / TASK_RECORD).read_text(), str(root / TASK_RECORD))
         recording = cls(root, task)
         try:
@@ -210,6 +213,8 @@ class Recording:
                 raise RecordingError(f"{self.root} holds episodes of role {record.role!r}, not {role!r}")
             self._count(int(line["length"]), _stats_of(line), record)
         shutil.rmtree(self.root / _PARTIAL, ignore_errors=True)
+        for left in (self.root / "meta").glob(f".*{TEMPORARY}*"):
+            left.unlink()
         if (self.root / INFO_FILE).is_file():
             self._check_features(json.loads((self.root / INFO_FILE).read_text()))
         keys = [key for key in self._info["features"] if key.startswith(IMAGES)]
