@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 import hilserl.recording as recording_module
 from hilserl.build import with_imported_demos
 from hilserl.config import Config, ConfigError
-from hilserl.config_loading import load_config
 from hilserl.dataset_schema import ACTION, IMAGES, STATE, TASK_RECORD, DatasetError, open_dataset
-from hilserl.env import RESET_CLEARANCE_M, STATE_NAMES, policy_image
+from hilserl.env import policy_image
 from hilserl.episode import load_episode, scan_episodes
 from hilserl.recording import SEEDS, record_episodes
 from hilserl.recording_check import check_recording
@@ -44,7 +43,6 @@ from tests.fakes.takes import TINY, Sayings, fake_body, random_take, record
 
 CONFIG = small_config()
 KEY = IMAGES + CAMERA
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COMPRESSION = 2.5
 """Mean difference of a picture after the video, of 255."""
 
@@ -252,40 +250,6 @@ def test_a_fault_at_the_end_does_not_hide_what_was_saved(tmp_path, monkeypatch):
 def test_a_recording_without_an_episode_leaves_no_folder(tmp_path, monkeypatch):
     record_said(TINY_CONFIG, Sayings([Operator(event=Event.STOP)]), 1, "demo", tmp_path / "set", monkeypatch)
     assert not (tmp_path / "set").exists()
-
-
-@pytest.mark.timeout(240)
-def test_the_same_code_records_on_the_wire_level_twin(tmp_path, monkeypatch):
-    """Real servo bus, camera stream and clock; only the person at the pad is made up."""
-    from robot.twin.wire import WireTwin
-
-    said: list[str] = []
-    pressed = [*[UP] * 6, *[DOWN] * 3, Operator(event=Event.FAILURE)]
-    monkeypatch.setattr("hilserl.body._device", lambda config: Sayings(pressed, pressed))
-    with WireTwin(tmp_path / "calibration", "arm") as twin:
-        config = load_config(CONFIGS / "twin_wire_config.json")
-        # patience: the machine that runs the tests may stall
-        robot = replace(
-            config.robot,
-            port=twin.port,
-            id="arm",
-            calibration_dir=str(twin.calibration_dir),
-            bus_retries=20,
-            watchdog_s=5.0,
-            max_joint_speed=40.0,
-            object_time_s=0.1,
-        )
-        camera = replace(config.cameras[CAMERA], port=twin.camera_address[1], max_age_s=10.0)
-        config = replace(config, robot=robot, cameras={CAMERA: camera})
-        record_episodes(config, 2, "reward", tmp_path / "set", said.append)
-    episodes = open_dataset(tmp_path / "set").episodes
-    assert [one.end for one in read_records(tmp_path / "set")] == ["failure", "failure"]
-    for episode in episodes:
-        np.testing.assert_array_equal(episode.rows[ACTION][:9], [one.action for one in pressed[:9]])
-        heights = episode.rows[STATE][:, STATE_NAMES.index("ee_xyz.z_m")]
-        assert heights[6] > heights[0] + 0.03
-        assert heights.max() < RESET_CLEARANCE_M + 0.08, "no reset motion"
-    assert said[-1].startswith("checked: 2 episodes (0 successes)")
 
 
 # --- nothing is overwritten, whatever ends the recording ---------------------------------------------------
