@@ -161,8 +161,8 @@ class PolicyConfig:
     freeze_vision_encoder: bool = True
     device: str = "cpu"
     precision: str = "auto"
-    """Number format of the update's matrix products; weights stay float32. "float32", "bfloat16", or "auto":
-    bfloat16 where the processor multiplies it natively."""
+    """Number format of the image heads' product, the largest of an update; weights stay float32. "float32",
+    "bfloat16", or "auto": bfloat16 where the processor multiplies it natively."""
     compile: bool = False
     """Compile the update (torch.compile); on a GPU with CUDA graphs."""
     online_buffer_capacity: int = 200_000

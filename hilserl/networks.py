@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +24,6 @@ STD_MIN, STD_MAX = 1e-5, 5.0
 DEGENERATE_STD = 1e-4
 """State components that vary less than this [rad, m, 1/s of them] in the data carry no signal, only noise."""
 _LOG_2PI = math.log(2 * math.pi)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Inputs (..., in) times weight (out, in) transposed, plus bias (out,).
-
-    Multiplied in `dtype` where given (sums are kept in float32); the result has the type of `bias`.
-    """
-    if dtype is None:
-        return F.linear(x, weight, bias)
-    return F.linear(x.to(dtype), weight.to(dtype)).to(bias.dtype) + bias
 
 
 def product_format(precision: str, device: torch.device) -> torch.dtype | None:
@@ -52,15 +43,35 @@ def product_format(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def set_precision(module: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let the large products of `module` be multiplied in `dtype`; None: as their weights are."""
+    """Let the image heads of `module` multiply in `dtype`; None: as their weights are.
+
+    Nothing else does: with states and actions rounded to bfloat16 too, policies learned worse (devlog 004).
+    """
     for part in module.modules():
-        if isinstance(part, Dense | EnsembleLinear | ImageHead):
+        if isinstance(part, ImageHead):
             part.dtype = dtype
 
 
+class _Tanh(torch.autograd.Function):
+    """tanh x = 2 sigmoid(2 x) - 1; its slope is 1 - tanh(x)^2."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own
+        y = torch.sigmoid(x * 2.0).mul_(2.0).sub_(1.0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # noqa: ANN401
+        (y,) = ctx.saved_tensors
+        slope: Tensor = torch.ops.aten.tanh_backward(gradients[0], y)
+        return slope
+
+
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent as 2 sigmoid(2 x) - 1, which a CPU computes 3 times faster than torch.tanh."""
-    return 2.0 * torch.sigmoid(2.0 * x) - 1.0
+    """The hyperbolic tangent by way of the logistic function: 3 times faster than torch.tanh on a CPU."""
+    y: Tensor = _Tanh.apply(x)  # type: ignore[no-untyped-call]
+    return y
 
 
 class Tanh(nn.Module):
@@ -73,15 +84,10 @@ class Tanh(nn.Module):
 class Dense(nn.Linear):
     """A linear layer with Xavier-uniform weights and no initial bias."""
 
-    dtype: torch.dtype | None = None
-
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias, self.dtype)
 
 
 class ImageHead(nn.Module):
@@ -205,8 +211,6 @@ class EnsembleLinear(nn.Module):
     because batched ones with transposed operands (the gradients) are 4 times slower there.
     """
 
-    dtype: torch.dtype | None = None
-
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
         bound = math.sqrt(6.0 / (inputs + outputs))
@@ -219,14 +223,12 @@ class EnsembleLinear(nn.Module):
         if members is not None:
             weight, bias = weight[members], bias[members]
         if x.ndim == 2:
-            wide = product(x, weight.flatten(0, 1), bias.flatten(), self.dtype)
+            wide = F.linear(x, weight.flatten(0, 1), bias.flatten())
             return wide.view(len(x), len(weight), -1).transpose(0, 1)
         if x.device.type == "cpu":
             parts = zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)
-            return torch.stack([product(*part, self.dtype) for part in parts])
-        if self.dtype is not None:
-            x, weight = x.to(self.dtype), weight.to(self.dtype)
-        return torch.bmm(x, weight.transpose(1, 2)).to(bias.dtype) + bias[:, None]
+            return torch.stack([F.linear(*part) for part in parts])
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
 
 class EnsembleNorm(nn.Module):
