@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,26 +51,9 @@ def set_precision(module: nn.Module, dtype: torch.dtype | None) -> None:
             part.dtype = dtype
 
 
-class _Tanh(torch.autograd.Function):
-    """tanh x = 2 sigmoid(2 x) - 1; its slope is 1 - tanh(x)^2."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own
-        y = torch.sigmoid(x * 2.0).mul_(2.0).sub_(1.0)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:  # noqa: ANN401
-        (y,) = ctx.saved_tensors
-        slope: Tensor = torch.ops.aten.tanh_backward(gradients[0], y)
-        return slope
-
-
 def tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent by way of the logistic function: 3 times faster than torch.tanh on a CPU."""
-    y: Tensor = _Tanh.apply(x)  # type: ignore[no-untyped-call]
-    return y
+    return 2.0 * torch.sigmoid(2.0 * x) - 1.0
 
 
 class Tanh(nn.Module):
