@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
+from hilserl.cli_classifier import add_classifier
+from hilserl.cli_dataset import add_dataset
+from hilserl.cli_label import add_label
+from hilserl.cli_loading import load, refuse_loose_words, say
 from hilserl.cli_parsers import Command, parser_of
-
-if TYPE_CHECKING:
-    from hilserl.config import Config
 
 NAMED_ERRORS = 2
 INTERRUPTED = 130
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned. argv: the words after the program's name."""
-    parser = parser_of(_COMMANDS)
+    parser = parser_of(_COMMANDS, _MORE)
     args, overrides = parser.parse_known_args(argv)
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a display the twin renders off screen
@@ -84,32 +84,8 @@ def _refuse_mistyped_options(args: argparse.Namespace, overrides: list[str]) -> 
             raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
 
 
-def _refuse_loose_words(overrides: list[str]) -> None:
-    """Beside an argument without a name, "--seed 5" would leave it open whose the 5 is."""
-    from hilserl.config import ConfigError
-
-    loose = [word for word in overrides if "=" not in word]
-    if loose:
-        raise ConfigError(f"{loose[0]}: this command takes values of the configuration as --key=value only")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _load(args: argparse.Namespace, overrides: list[str]) -> Config:
-    """The effective configuration, printed in short."""
-    from hilserl.config_loading import describe, load_config
-    from hilserl.task_record import task_hash
-
-    config = load_config(args.config_path, overrides)
-    print(f"{args.config_path}, task {config.task.name} ({task_hash(config.task)}), not the default:")
-    print(describe(config), flush=True)
-    return config
-
-
 def _learner(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.learner_process import run_learner
 
     run_learner(config)
@@ -117,7 +93,7 @@ def _learner(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _actor(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.actor_process import run_actor
 
     run_actor(config)
@@ -134,7 +110,7 @@ def _inference(args: argparse.Namespace, overrides: list[str]) -> int:
             f"--checkpoint {args.checkpoint} is no pretrained_model folder: it has no config.json"
         )
     short = {"--policy.device": args.device, "--seed": args.seed}
-    config = _load(
+    config = load(
         args, [*overrides, *(f"{key}={value}" for key, value in short.items() if value is not None)]
     )
     from hilserl.inference import run_inference
@@ -154,7 +130,7 @@ def _inference(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _demo(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, ["--job_name=demo", *overrides])
+    config = load(args, ["--job_name=demo", *overrides])
     from hilserl.demo import run_demo
 
     run_demo(config, minutes=args.minutes, eval_episodes=args.eval_episodes)
@@ -162,7 +138,7 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _twin(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.config import ConfigError
     from robot.twin.wire import serve
 
@@ -175,7 +151,7 @@ def _twin(args: argparse.Namespace, overrides: list[str]) -> int:
         camera_name=name,
         camera_port=camera.port,
         seed=config.seed,
-        report=_say,
+        report=say,
         seconds=args.seconds,
         calibration_dir=config.robot.calibration_dir,
         robot_id=config.robot.id,
@@ -184,30 +160,30 @@ def _twin(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _pretrain(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.pretrain import PretrainConfig
     from hilserl.pretrain import main as pretrain
 
     given = {key: value for key in ("width", "minutes") if (value := getattr(args, key)) is not None}
-    pretrain(config, Path(args.folder), PretrainConfig(seed=config.seed, **given), _say)
+    pretrain(config, Path(args.folder), PretrainConfig(seed=config.seed, **given), say)
     return 0
 
 
 def _import_dataset(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.dataset_import import import_for
 
-    _say(f"use it with --demos={import_for(config, Path(args.root), _say).folder}")
+    say(f"use it with --demos={import_for(config, Path(args.root), say).folder}")
     return 0
 
 
 def _record(args: argparse.Namespace, overrides: list[str]) -> int:
-    config = _load(args, overrides)
+    config = load(args, overrides)
     from hilserl.recording import run_record
 
     root = run_record(config, args.num_episodes, args.role, Path(args.root) if args.root else None)
     if root.exists():
-        _say(f"recorded in {root}")
+        say(f"recorded in {root}")
     return 0
 
 
@@ -247,7 +223,7 @@ def _control(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.config_loading import load_config
     from hilserl.wire import Command, send_command
 
-    _refuse_loose_words(overrides)
+    refuse_loose_words(overrides)
     service = load_config(args.config_path, overrides).service
     send_command(service, Command(args.command))
     print(f"asked the learner at {service.learner_host}:{service.learner_port} to {args.command}")
@@ -259,7 +235,7 @@ def _rollback(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.rollback import describe, roll_back
     from hilserl.rundir import RunDir
 
-    _refuse_loose_words(overrides)
+    refuse_loose_words(overrides)
     config = load_config(args.config_path, overrides)
     with RunDir.hold(config.output_dir, config.job_name) as run:
         done = roll_back(run, args.step)
@@ -291,3 +267,5 @@ _COMMANDS: dict[str, Command] = {
     "config diff": _diff,
 }
 """What each command of `hilserl.cli_parsers` does."""
+_MORE = (add_label, add_dataset, add_classifier)
+"""Commands that stand in files of their own."""

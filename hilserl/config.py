@@ -31,11 +31,13 @@ class CropConfig:
 class SuccessConfig:
     """Who says that an episode succeeded, and for how long it must hold.
 
-    kind: "oracle" (the twin's ground truth) or "button" (the operator's success and failure buttons).
+    kind: "oracle" (the twin's ground truth), "button" (the operator's success and failure buttons) or
+    "classifier" (the reward classifier in classifier.model, by the threshold and times saved with it).
     """
 
     kind: str = "button"
     hold_s: float = 0.5
+    """Oracle: so long it must hold."""
     reward: float = 1.0
     step_cost: float = 0.0
 
@@ -170,6 +172,43 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierConfig:
+    """The reward classifier: where it comes from, and how it is trained. Its trunk is the policy's."""
+
+    model: str = ""
+    """Folder of a trained one (best_model) or a hub id; used where task.success.kind is "classifier"."""
+    datasets: tuple[str, ...] = ()
+    """Labelled recordings and episode folders to train on."""
+    holdout: str = "auto"
+    """What is tested on episodes not trained on: "folds" (each in its turn), "split" (a share of them) or
+    "auto": folds up to 100 episodes."""
+    folds: int = 5
+    holdout_share: float = 0.2
+    copies: int = 4
+    """Versions of each training frame that are encoded once: one as it is, the others shifted and lit
+    otherwise."""
+    augmentation_pad: int = 4
+    brightness: float = 0.4
+    """Training frames are made darker or brighter by up to this share."""
+    colour: float = 0.1
+    """The balance of their colours is changed by up to this share."""
+    latent_dim: int = 128
+    num_spatial_embeddings: int = 8
+    dropout: float = 0.3
+    lr: float = 3e-4
+    weight_decay: float = 0.02
+    batch_size: int = 64
+    max_epochs: int = 60
+    patience: int = 8
+    """Epochs without a lower held-out loss after which training ends."""
+    false_success_rate: float = 0.05
+    """Share of failed held-out episodes in which a success may be called; threshold and times are chosen for
+    it."""
+    takeover_s: float = 0.0
+    """No success is called so long after the operator took over."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """The learner's gRPC service. Any address but loopback needs TLS and a token."""
 
@@ -225,6 +264,7 @@ class Config:
     cameras: dict[str, CameraConfig] = field(default_factory=lambda: {"gripper_cam": CameraConfig()})
     teleop: TeleopConfig = field(default_factory=TeleopConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

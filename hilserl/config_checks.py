@@ -172,7 +172,10 @@ def _twin_problems(config: Config) -> Iterator[str]:
     twin = config.robot.type == "twin"
     if not twin:
         if config.task.success.kind == "oracle":
-            yield 'task.success.kind is "oracle", which only robot.type "twin" can answer; use "button"'
+            yield (
+                'task.success.kind is "oracle", which only robot.type "twin" can answer; use "button" or '
+                '"classifier"'
+            )
         if config.teleop.type == "scripted":
             yield 'teleop.type is "scripted", which only robot.type "twin" has; use "gamepad" or "keyboard"'
         if config.service.pace:
