@@ -25,7 +25,7 @@ from hilserl.episode_builder import EpisodeBuilder, Recorder
 from hilserl.evaluate import wilson_interval
 from hilserl.inference import measure
 from hilserl.player import Player
-from hilserl.rollout import rollout
+from hilserl.rollout import Played, rollout
 from hilserl.rundir import write_whole
 from hilserl.sac_agent import SacAgent
 from hilserl.task_record import task_hash
@@ -61,16 +61,35 @@ class Point:
     minutes: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What one played training episode was. true_success: the scene's ground truth when it ended."""
+
+    played: Played
+    true_success: bool
+
+
 def learn(
-    config: Config, folder: Path, transitions: int, say: Callable[[str], None] = lambda _: None
+    config: Config,
+    folder: Path,
+    transitions: int,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    judge: Config | None = None,
+    episodes: int | None = None,
+    evaluate_every: int = EVALUATE_EVERY,
+    heard: Callable[[Trained], None] = lambda _: None,
 ) -> list[Point]:
     """Train one policy; its evaluations, the last on other seeds and with more episodes.
 
-    folder: where demonstrations are recorded (those of the seed are reused when there).
+    folder: where demonstrations are recorded (those of the seed are reused when there). judge: says what a
+    success is where policies are evaluated and demonstrations are made; that of `config` unless given.
+    episodes: train on so many, where `transitions` do not end it before. heard: is told of each of them.
     """
+    judge = judge or config
     demos = folder / f"demos_seed{config.seed}"
     if not (demos / "task.json").exists():
-        record_demonstrations(config, demos, config.run.demo_episodes)
+        record_demonstrations(judge, demos, config.run.demo_episodes)
     config = dataclasses.replace(config, demos=(str(demos),))
     spec, encoder = task_spec(config.task), learner_encoder(config, None)
     replay = build_replay(config, spec, encoder)
@@ -80,32 +99,32 @@ def learn(
     agent.sac.pretrain_critic(agent.demonstrations, config.policy.critic_pretrain_steps)
     player = Player(spec, config, build_encoder(config), deterministic=False)
     points: list[Point] = []
-    played, episodes, worked_s = 0, 0, 0.0
+    played, count, worked_s = 0, 0, 0.0
 
-    def evaluate(first: int, count: int) -> None:
+    def evaluate(first: int, trials: int) -> None:
         player.load(agent.weights())
         player.deterministic = True
-        with build_body(no_help(config), say) as quiet:
-            summary = measure(quiet, player, config, range(first, first + count))
+        with build_body(no_help(judge), say) as quiet:
+            summary = measure(quiet, player, judge, range(first, first + trials))
         player.deterministic = False
         wins = sum(trial.success for trial in summary.trials)
-        points.append(Point(played, episodes, wins, count, worked_s / 60))
-        say(f"{played} transitions, {episodes} episodes, {worked_s / 60:.1f} min: {wins} of {count}")
+        points.append(Point(played, count, wins, trials, worked_s / 60))
+        say(f"{played} transitions, {count} episodes, {worked_s / 60:.1f} min: {wins} of {trials}")
 
     with build_body(config, say) as body:
-        while played < transitions:
-            if played >= len(points) * EVALUATE_EVERY:
+        while played < transitions and (episodes is None or count < episodes):
+            if played >= len(points) * evaluate_every:
                 evaluate(EVAL_SEED, EVAL_EPISODES)
             start = time.monotonic()
             player.load(agent.weights())
-            header = EpisodeHeader("actor", episodes + 1, Role.TRAIN, 1, 0, task_hash(config.task))
+            header = EpisodeHeader("actor", count + 1, Role.TRAIN, 1, 0, task_hash(config.task))
             recorder = Recorder(EpisodeBuilder(spec, header))
             done = rollout(
                 env=body.env,
                 policy=player,
                 teleop=body.teleop,
                 reward=body.reward,
-                seed=config.seed * 100_000 + episodes,
+                seed=config.seed * 100_000 + count,
                 max_steps=max_steps(config),
                 listeners=(recorder,),
             )
@@ -115,7 +134,8 @@ def learn(
                 for _ in range(len(episode) * config.policy.utd_ratio // config.policy.policy_update_freq):
                     agent.update(config.policy.policy_update_freq)
                 played += len(episode)
-            episodes += 1
+            count += 1
+            heard(Trained(done, body.truth is not None and body.truth()))
             worked_s += time.monotonic() - start
     evaluate(FINAL_SEED, FINAL_EPISODES)
     return points
