@@ -30,6 +30,8 @@ INTERVALS = {
     "task.scene.looks": "[0, 1]",
     "task.scene.latency_s": "[0, inf)",
     "task.scene.lift_height": "(0, inf)",
+    "task.scene.light": "(0, 10]",
+    "task.scene.camera_turn": "[-3.2, 3.2]",
     "robot.max_joint_speed": "(0, inf)",
     "robot.watchdog_s": "(0, inf)",
     "robot.bus_retries": "[0, inf)",

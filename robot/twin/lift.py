@@ -20,6 +20,10 @@ class LiftConfig:
     The cube's centre lies within +-cube_range_xy of cube_center_xy; its yaw within +-cube_yaw.
     looks: how far colours, light and exposure stray, from 0 (not at all) to 1 (another room every episode).
     latency_s: delay of every command.
+
+    Two settings say how this room and this camera differ from another day's, the same in every episode:
+    light: factor on how bright the gripper camera sees the scene. camera_turn: the gripper camera is turned
+    so far about its optical axis, counter-clockwise seen from behind it, so that its picture turns clockwise.
     """
 
     cube_center_xy: tuple[float, float] = (0.25, 0.0)
@@ -30,3 +34,5 @@ class LiftConfig:
     looks: float = 0.3
     latency_s: float = 0.03
     lift_height: float = 0.03
+    light: float = 1.0
+    camera_turn: float = 0.0

@@ -37,12 +37,14 @@ class World:
         self._data = mujoco.MjData(self._model)
         self._size = (height, width)
         self._renderer: mujoco.Renderer | None = None
-        self._exposure = 1.0
+        self._exposure = self._light = 1.0
         self._geom = {name: self._model.geom(name).id for name in _COLLIDERS}
         self._cube_body = self._model.body(twin_model.CUBE).id
         self._cube_qpos = int(self._model.joint(twin_model.CUBE).qposadr[0])
         self._cube_qvel = int(self._model.joint(twin_model.CUBE).dofadr[0])
         self._site = self._model.site(twin_model.TCP_SITE).id
+        self._camera = self._model.camera(twin_model.GRIPPER_CAMERA).id
+        self._camera_quat = self._model.cam_quat[self._camera].copy()
         self._gains = (self._model.actuator_gainprm.copy(), self._model.actuator_biasprm.copy())
         self.limits = Limits(
             self._model.jnt_range[:NUM_JOINTS, 0].astype(np.float32),
@@ -122,6 +124,15 @@ class World:
         self._model.light_dir[0] = direction / np.linalg.norm(direction)
         self._exposure = draw(1.0, 0.8, 1.2)
 
+    def set_drift(self, light: float, camera_turn_rad: float) -> None:
+        """How this room and camera differ from the nominal ones, from the next step or placing on.
+
+        See LiftConfig; settings do not add up.
+        """
+        self._light = light
+        about_axis = np.array([np.cos(camera_turn_rad / 2), 0.0, 0.0, np.sin(camera_turn_rad / 2)])
+        mujoco.mju_mulQuat(self._model.cam_quat[self._camera], self._camera_quat, about_axis)
+
     def cube_xyz_m(self) -> F64:
         """(3,) centre of the cube in the base frame [m]."""
         return np.array(self._data.qpos[self._cube_qpos : self._cube_qpos + 3])
@@ -166,8 +177,8 @@ class World:
         return pinched and float(self.cube_xyz_m()[2]) - self.cube_size_m() / 2 >= lift_height_m
 
     def render_gripper(self) -> U8:
-        """The gripper camera's picture, uint8 RGB (H, W, 3), with the scene's exposure."""
-        return self._render(twin_model.GRIPPER_CAMERA, self._exposure)
+        """The gripper camera's picture, uint8 RGB (H, W, 3), as bright as exposure and light make it."""
+        return self._render(twin_model.GRIPPER_CAMERA, self._exposure * self._light)
 
     def render_side(self) -> U8:
         """A picture for people, uint8 RGB (H, W, 3)."""
@@ -211,6 +222,7 @@ def arrange_lift(world: World, config: LiftConfig, seed: int) -> dict[str, float
     x_m, y_m = np.array(config.cube_center_xy) + rng.uniform(-config.cube_range_xy, config.cube_range_xy, 2)
     yaw = float(rng.uniform(-config.cube_yaw, config.cube_yaw))
     size = float(rng.uniform(config.cube_size_min, config.cube_size_max))
+    world.set_drift(config.light, config.camera_turn)
     world.place_cube(float(x_m), float(y_m), yaw, size)
     world.set_looks(rng, config.looks)
     return {"cube_x_m": float(x_m), "cube_y_m": float(y_m), "cube_yaw_rad": yaw, "cube_size_m": size}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import mujoco
 import numpy as np
 import pytest
@@ -127,6 +128,35 @@ def test_looks_are_independent_of_where_the_cube_is():
         assert cube[0] > 1.5 * cube[1:3].max() and np.abs(cube[:3] - ground[:3]).max() > 0.1
     correlation = np.corrcoef(np.array(rows).T) - np.eye(6)
     assert np.abs(correlation).max() < 3.5 / np.sqrt(SEEDS)
+
+
+def picture_under(world: World, seed: int, **drift: float) -> np.ndarray:
+    arrange_lift(world, replace(LIFT.scene, looks=0.0, **drift), seed)
+    return world.render_gripper().astype(float)
+
+
+def test_light_scales_what_the_gripper_camera_sees_and_does_not_add_up():
+    world = World()
+    nominal = picture_under(world, 3)
+    for light in (0.5, 0.7, 1.05, 0.7):
+        lit = picture_under(world, 3, light=light)
+        assert (light * nominal).max() < 255, "choose lights at which nothing is clipped"
+        np.testing.assert_allclose(lit, light * nominal, atol=1.0)
+    np.testing.assert_array_equal(picture_under(world, 3), nominal)
+
+
+@pytest.mark.parametrize("degrees", [3.0, -8.0])
+def test_a_turned_camera_sees_the_picture_turned_about_its_centre(degrees):
+    world = World()
+    nominal = picture_under(world, 3)
+    turned = picture_under(world, 3, camera_turn=np.radians(degrees))
+    # cv2 turns a picture counter-clockwise by positive angles; pixel centres lie half a pixel off the edges
+    about = cv2.getRotationMatrix2D((319.5, 239.5), -degrees, 1.0)
+    expected = cv2.warpAffine(nominal, about, (640, 480), flags=cv2.INTER_LINEAR)
+    seen = cv2.warpAffine(np.ones((480, 640)), about, (640, 480)) > 0.999
+    off = np.abs(turned - expected)[seen]
+    assert off.mean() < 1.0 < 3.0 < np.abs(turned - nominal)[seen].mean()
+    np.testing.assert_array_equal(picture_under(world, 3), nominal)
 
 
 def test_the_same_seed_gives_bit_equal_pictures_and_another_seed_another_scene():
