@@ -144,7 +144,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
     stack.callback(teleop.close)
     cameras = {}
     for name, camera in config.cameras.items():
-        cameras[name] = _camera(name, camera, (task.camera_width, task.camera_height))
+        cameras[name] = open_camera(name, camera, (task.camera_width, task.camera_height))
         stack.callback(cameras[name].close)
     servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
     stack.callback(servos.close)
@@ -164,7 +164,11 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
     return Body(env, teleop, ButtonReward(task.success), arm, None, None)
 
 
-def _camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:
+def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:
+    """A camera of a real arm by itself, for whoever only looks. size: (width, height) of its pictures [px].
+
+    Waits for its first picture; raises CameraError when none comes.
+    """
     from robot.camera import CameraOptions, CameraThread, Source
     from robot.camera_sources import OpenCVSource, ZMQSource
 
