@@ -1,8 +1,8 @@
-"""Recorded pictures -> policy images: whole episodes, decoded in order, cropped and shrunk as `env` does."""
+"""Recorded pictures, native or as policy images: whole episodes, decoded in order, cropped as `env` does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import av
@@ -32,10 +32,22 @@ def policy_images(
 
     frame_shape: (H, W, 3) that every native frame must have. Raises DatasetError naming a missing frame.
     """
-    wanted = {int(frame): row for row, frame in enumerate(frames)}
+    rows = {int(frame): row for row, frame in enumerate(frames)}
     images = np.empty((len(frames), *resize_size, 3), np.uint8)
-    missing = set(wanted)
-    source = _video_frames(episode, key, fps, wanted) if key in episode.videos else _pictures(episode, key)
+    for frame, rgb in native_frames(episode, key, fps, frames, frame_shape):
+        images[rows[frame]] = policy_image(rgb, crop, resize_size)
+    return images
+
+
+def native_frames(
+    episode: RecordedEpisode, key: str, fps: int, frames: I64, frame_shape: tuple[int, ...]
+) -> Iterator[tuple[int, U8]]:
+    """(frame, its picture uint8 RGB of frame_shape (H, W, 3)) of the given frames of an episode, ascending.
+
+    Raises DatasetError naming a missing frame, or one of another shape.
+    """
+    missing = {int(frame) for frame in frames}
+    source = _video_frames(episode, key, fps, missing) if key in episode.videos else _pictures(episode, key)
     for frame, rgb in source:
         if frame not in missing:
             continue
@@ -43,16 +55,16 @@ def policy_images(
             raise DatasetError(
                 f"episode {episode.index}, frame {frame}: {key} is {rgb.shape}, it must be {frame_shape}"
             )
-        images[wanted[frame]] = policy_image(rgb, crop, resize_size)
+        yield frame, rgb
         missing.discard(frame)
         if not missing:
-            return images
+            return
     where = episode.videos[key][0] if key in episode.videos else episode.data_file
     raise DatasetError(f"{where}: frame {min(missing)} of episode {episode.index} is not in it")
 
 
 def _video_frames(
-    episode: RecordedEpisode, key: str, fps: int, wanted: dict[int, int]
+    episode: RecordedEpisode, key: str, fps: int, wanted: Collection[int]
 ) -> Iterator[tuple[int, U8]]:
     """(frame, picture) from the episode's start on, one seek and then in order; only wanted ones are RGB."""
     path, start_s = episode.videos[key]
