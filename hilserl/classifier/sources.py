@@ -49,7 +49,8 @@ class SourceEpisode:
     name: its key in a label file. frames: T + 1. end: value of `End`. facts: about the scene. truth: frames
     in which the scene's ground truth called it a success, 0-based half-open; None where nobody knows.
     judge: who could call it a success while it was played, kind of `task.success`. seed: of the scene it was
-    played in, None where nobody knows; task_hash: of the record. helped: bool (T,), steps the operator played.
+    played in, None where nobody knows; task_hash: of the record. helped: bool (T,), the operator played the
+    step.
     """
 
     name: str
@@ -201,10 +202,9 @@ class _ArchiveSource:
                 raise SourceError(
                     f"{path} has no camera {camera!r}, which the task has; it has {sorted(images)}"
                 )
-            if images[camera].shape != expected:
-                raise SourceError(
-                    f"{path}: pictures of {camera!r} are {images[camera].shape}, the task record says {expected}"
-                )
+            shape = images[camera].shape
+            if shape != expected:
+                raise SourceError(f"{path}: pictures of {camera!r} are {shape}, the task needs {expected}")
         return {camera: images[camera] for camera in sorted(task.camera_ids)}
 
 
