@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from hilserl.actor import Actor, EpisodeReport, Plan
-from hilserl.body import build_body
+from hilserl.body import build_body, build_reward
 from hilserl.build import build_encoder, max_steps, set_threads
 from hilserl.config import Config
 from hilserl.config_loading import to_json
 from hilserl.display import EpisodeDisplay
 from hilserl.env import task_spec
 from hilserl.metrics import MetricLog
+from hilserl.overrules import append_overrule, overrule_of
 from hilserl.player import Player
 from hilserl.rundir import RunDir
 from hilserl.stopping import stop_on_interrupt
@@ -33,6 +34,9 @@ def run_actor(config: Config) -> None:
             RunDir.open_actor(config.output_dir, config.job_name, name, to_json(config))
         )
         display = stack.enter_context(EpisodeDisplay())
+        judge = None
+        if config.task.success.kind == "classifier":
+            judge = build_reward(config, None)  # one that cannot be used is found before the learner is
         spec, encoder = task_spec(config.task), build_encoder(config)
         link = ActorLink(config.service, name, folder.spool, display.message)
         stack.callback(link.close)
@@ -47,7 +51,7 @@ def run_actor(config: Config) -> None:
         log = MetricLog(folder.metrics, "actor", tensorboard=config.run.tensorboard)
         stack.callback(log.close)
         body = stack.enter_context(
-            build_body(config, display.message, first_episode=link.next_episode_number - 1)
+            build_body(config, display.message, first_episode=link.next_episode_number - 1, judge=judge)
         )
         transitions = 0
 
@@ -59,6 +63,9 @@ def run_actor(config: Config) -> None:
             if episode.played.end is End.DISCARDED:
                 return  # it leaves no trace, in the logs no more than in the replay
             transitions += episode.played.steps
+            if overrule := overrule_of(name, episode.number, episode.played):
+                append_overrule(folder.overrules, overrule)
+                display.message(overrule.sentence())
             row = episode_row(episode) | {"actor/spooled": link.backlog}
             if episode.role is Role.TRAIN:
                 taken, updates = link.progress()

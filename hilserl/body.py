@@ -67,26 +67,68 @@ def build_body(
     demonstrate: bool = False,
     near_misses: bool = False,
     first_episode: int = 0,
+    judge: Reward | None = None,
 ) -> Iterator[Body]:
     """The body of this configuration; leaving the block parks and releases it whatever happened.
 
     demonstrate: the scripted operator plays every step instead of correcting a policy; with
     near_misses every other episode of its is one, and it judges each with its buttons. first_episode: how
-    many episodes this actor has played, for the scripted operator's decaying help.
+    many episodes this actor has played, for the scripted operator's decaying help. judge: the reward; that
+    of task.success unless given.
+
+    Before anything moves it raises ConfigError, TaskMismatch and what else keeps a reward classifier out.
     """
     with ExitStack() as stack:
         match config.robot.type:
             case "twin":
-                body = _twin_body(config, stack, demonstrate, near_misses, first_episode)
+                body = _twin_body(config, stack, demonstrate, near_misses, first_episode, judge)
             case "so101":
-                body = _real_body(config, stack, message)
+                body = _real_body(config, stack, message, judge)
             case other:
                 raise ConfigError(f'robot.type is {other!r}; it must be "twin" or "so101"')
         yield body
 
 
+def build_reward(config: Config, truth: Callable[[], bool] | None) -> Reward:
+    """The reward of task.success. truth: whether the task is achieved now, None where nobody knows.
+
+    Raises ConfigError, TaskMismatch, or what else keeps a reward classifier from being used.
+    """
+    success = config.task.success
+    match success.kind:
+        case "button":
+            return ButtonReward(success)
+        case "classifier":
+            return _classifier_reward(config)
+        case "oracle" if truth is not None:
+            return OracleReward(truth, success, config.task.fps)
+        case other:
+            raise ConfigError(f'task.success.kind is {other!r}; robot.type "{config.robot.type}" has none')
+
+
+def _classifier_reward(config: Config) -> Reward:
+    from hilserl.classifier.model import RewardClassifier  # torch: seconds that no other reward costs
+    from hilserl.classifier.reward import ClassifierReward
+
+    if not config.classifier.model:
+        # Asked for only where one judges: until it is trained the same configuration records and trains.
+        raise ConfigError(
+            'task.success.kind is "classifier" but classifier.model is "": give the folder of a trained one, '
+            "such as outputs/NAME/best_model, or its hub id"
+        )
+    model = RewardClassifier.load(config.classifier.model, config.task, config.allow_task_difference)
+    present = config.teleop.type not in ("none", "scripted")
+    overrule_steps = round(config.classifier.overrule_s * config.task.fps) if present else 0
+    return ClassifierReward(model, config.task.success, overrule_steps)
+
+
 def _twin_body(
-    config: Config, stack: ExitStack, demonstrate: bool, near_misses: bool, first_episode: int
+    config: Config,
+    stack: ExitStack,
+    demonstrate: bool,
+    near_misses: bool,
+    first_episode: int,
+    judge: Reward | None,
 ) -> Body:
     from robot.guard import Guard
     from robot.twin.lockstep import LockstepTwin
@@ -96,6 +138,7 @@ def _twin_body(
     task, robot = config.task, config.robot
     twin = LockstepTwin(task.scene, task.camera_width, task.camera_height)
     stack.callback(twin.close)
+    reward = judge or build_reward(config, twin.lifted)
     arm = Guard(
         twin.arm, twin.clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s
     )
@@ -124,19 +167,17 @@ def _twin_body(
         scene=scene,
         max_joint_speed=robot.max_joint_speed,
     )
-    reward: Reward = ButtonReward(task.success)
-    if task.success.kind == "oracle":
-        reward = OracleReward(twin.lifted, task.success, task.fps)
     return Body(env, teleop, reward, arm, twin.world.render_side, twin.lifted)
 
 
-def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
+def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward | None) -> Body:
     from robot.calibration import calibration_id, check_calibration_id, load_calibration
     from robot.guard import Guard
     from robot.so101 import SO101
     from robot.timing import RealClock
 
     task, robot, clock = config.task, config.robot, RealClock()
+    reward = judge or build_reward(config, None)
     calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
     check_calibration_id(calibration, task.calibration_id)
     message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
@@ -161,7 +202,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message) -> Body:
         scene=ManualScene(clock, robot.object_time_s, message),
         max_joint_speed=robot.max_joint_speed,
     )
-    return Body(env, teleop, ButtonReward(task.success), arm, None, None)
+    return Body(env, teleop, reward, arm, None, None)
 
 
 def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:

@@ -206,6 +206,9 @@ class ClassifierConfig:
     it."""
     takeover_s: float = 0.0
     """No success is called so long after the operator took over."""
+    overrule_s: float = 1.0
+    """So long the arm holds still after a success it called: the operator may say that it was none. Nobody is
+    waited for where teleop.type is "none" or "scripted"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,10 @@ class Env:
         self._move(goal)
         return self._look()
 
+    def hold(self) -> None:
+        """Hold still for one control period; nobody looks, so `state` and `frames` stay as they are."""
+        self._move(self._reference_q)
+
     def _advance_reference(self, action: F32) -> F32:
         """THE line that scales an action: metres for the hand, radians for the gripper; then box and leash.
 

@@ -33,6 +33,7 @@ __all__ = [
     "EpisodeHeader",
     "EpisodeInfo",
     "durable_numbers",
+    "episode_name",
     "load_episode",
     "save_episode",
     "scan_episodes",
@@ -67,6 +68,11 @@ class EpisodeInfo:
     path: Path
 
 
+def episode_name(actor: str, number: int, length: int, end: End) -> str:
+    """Stem of an episode's file. length: steps."""
+    return f"{actor}_{number:08d}_{length:05d}_{end.value}"
+
+
 def save_episode(folder: Path, episode: Episode) -> Path:
     """Write `episode` into `folder`, whole or not at all, durably. Return its path.
 
@@ -77,7 +83,7 @@ def save_episode(folder: Path, episode: Episode) -> Path:
         raise ValueError(f"episode {episode.actor}/{episode.number} was discarded and must not be stored")
     check_actor(episode.actor)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{episode.actor}_{episode.number:08d}_{len(episode):05d}_{episode.end.value}.npz"
+    path = folder / f"{episode_name(episode.actor, episode.number, len(episode), episode.end)}.npz"
     if not _NAME.fullmatch(path.name):
         raise ValueError(f"episode number {episode.number} or length {len(episode)} is too large to be named")
     for other in folder.glob(f"{episode.actor}_{episode.number:08d}_*.npz"):

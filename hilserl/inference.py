@@ -95,7 +95,6 @@ def play_trial(
             max_steps=limit,
             listeners=listeners,
             help_allowed=help_allowed,
-            success_reward=config.task.success.reward,
             should_stop=should_stop,
         )
     return TrialResult(

@@ -20,7 +20,7 @@ from hilserl.recording_files import Recording
 from hilserl.recording_record import record_of
 from hilserl.recording_take import TakeListener, is_idle, trim
 from hilserl.reward import ButtonReward
-from hilserl.rollout import HoldStill, Listener, Played, Reward, rollout
+from hilserl.rollout import HoldStill, Listener, Played, rollout
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import TaskMismatch
 from hilserl.types import End
@@ -79,7 +79,9 @@ def record_episodes(
     with recording:
         before = len(recording)
         try:
-            with build_body(config, say, demonstrate=True, near_misses=role == "reward") as body:
+            # What is to be learned must not judge: pictures for a classifier are judged by the buttons.
+            judge = ButtonReward(config.task.success) if role == "reward" else None
+            with build_body(config, say, demonstrate=True, near_misses=role == "reward", judge=judge) as body:
                 _Session(config, role, recording, body, say, should_stop).play(count)
         finally:
             # What a servo or a camera did at the end must not hide what was saved.
@@ -116,9 +118,6 @@ class _Session:
         self._config, self._role, self._recording = config, role, recording
         self._body, self._say, self._should_stop = body, say, should_stop
         self._max_steps = round(config.task.control_time_s * config.task.fps)
-        self._reward: Reward = body.reward
-        if role == "reward":
-            self._reward = ButtonReward(config.task.success)  # what is to be learned must not judge
 
     def play(self, count: int) -> None:
         """Play until `count` episodes are stored, or a stop."""
@@ -142,11 +141,10 @@ class _Session:
             env=self._body.env,
             policy=HoldStill(),
             teleop=self._body.teleop,
-            reward=self._reward,
+            reward=self._body.reward,
             seed=seed,
             max_steps=self._max_steps,
             listeners=(listener,),
-            success_reward=self._config.task.success.reward,
             should_stop=self._should_stop,
         )
 

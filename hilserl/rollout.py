@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,11 +29,27 @@ class Policy(Protocol):
 
 
 class Reward(Protocol):
-    """Scores each step. score: (reward, how the episode ends or None)."""
+    """Scores each step. score: (reward, how the episode ends or None); helped: the operator played the step.
+
+    judge: its name, "" where it leaves the verdict to the operator's buttons. success_reward: what a success
+    pays, whoever calls it. overrule_steps: control periods the arm holds still after a verdict of its own, in
+    which the operator may still overrule it. facts: about its judging of this episode, worth storing.
+    """
+
+    @property
+    def judge(self) -> str: ...
+
+    @property
+    def success_reward(self) -> float: ...
+
+    @property
+    def overrule_steps(self) -> int: ...
 
     def reset(self) -> None: ...
 
-    def score(self, obs: Obs) -> tuple[float, End | None]: ...
+    def score(self, obs: Obs, helped: bool) -> tuple[float, End | None]: ...
+
+    def facts(self) -> Mapping[str, float | str]: ...
 
 
 class Listener(Protocol):
@@ -60,7 +76,11 @@ class HoldStill:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came of one episode. facts: about its start; interventions: steps the operator played."""
+    """What came of one episode. interventions: steps the operator played; facts: about start and verdict.
+
+    Where somebody called its end, facts hold JUDGE: OPERATOR or the reward's name; and where the operator's
+    button contradicted the reward, OVERRULED: what that had called at this step, "success" or "none".
+    """
 
     end: End
     steps: int
@@ -73,6 +93,9 @@ class Played:
     """Why the arm refused to go on, where it did."""
 
 
+JUDGE = "judge"
+OVERRULED = "overruled"
+OPERATOR = "operator"
 _ENDS = {Event.SUCCESS: End.SUCCESS, Event.FAILURE: End.FAILURE, Event.DISCARD: End.DISCARDED}
 
 
@@ -86,7 +109,6 @@ def rollout(
     max_steps: int,
     listeners: tuple[Listener, ...] = (),
     help_allowed: bool = True,
-    success_reward: float = 1.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Played:
     """Play one episode.
@@ -94,7 +116,7 @@ def rollout(
     The operator's hand replaces the policy's action in the same step; his buttons end the episode and
     overrule the reward. Without help_allowed only his buttons count. STOP and should_stop end it as
     DISCARDED: half an episode is not an episode. A refused command ends it as FAULT; other errors of the body
-    pass through.
+    and of the reward pass through.
     """
     obs, facts = env.reset(seed)
     policy.reset()
@@ -124,8 +146,12 @@ def rollout(
             end, fault = End.FAULT if steps else End.DISCARDED, str(error)
             break
         steps += 1
-        value, end = reward.score(obs)
-        end, value = _overruled(operator, end, value, success_reward)
+        value, end = reward.score(obs, helped)
+        if end is not None and operator.event not in _ENDS:
+            operator = _last_word(env, teleop, operator, reward.overrule_steps)
+            stopped = operator.event is Event.STOP
+        end, value, verdict = _verdict(operator, end, value, reward)
+        facts |= verdict
         if end is None and steps >= max_steps:
             end = End.TIMEOUT
         total += value
@@ -133,18 +159,36 @@ def rollout(
         step = Step(action, value, helped, obs, end)
         for listener in listeners:
             listener.step(step)
+    facts |= reward.facts()
     return Played(end, steps, total, interventions, env.clipped_steps, stopped, facts, fault)
 
 
-def _overruled(
-    operator: Operator, end: End | None, value: float, success_reward: float
-) -> tuple[End | None, float]:
-    """The operator's button against the automatic verdict: the button wins."""
+def _last_word(env: Env, teleop: Teleop, operator: Operator, periods: int) -> Operator:
+    """What the operator says of the reward's verdict while the arm holds still; `operator` where nothing."""
+    for _ in range(periods):
+        env.hold()
+        said = teleop.read(env.state)
+        if said.event is not None:
+            return Operator(operator.action, said.event)
+    return operator
+
+
+def _verdict(
+    operator: Operator, end: End | None, value: float, reward: Reward
+) -> tuple[End | None, float, dict[str, str]]:
+    """How the step ends the episode, what it pays, and who says so.
+
+    The operator's button wins against the reward.
+    """
+    if operator.event is Event.STOP:
+        return End.DISCARDED, value, {}
     if operator.event not in _ENDS:
-        return end, value
-    verdict = _ENDS[operator.event]
-    if end is End.SUCCESS and verdict is not End.SUCCESS:
-        value -= success_reward
-    if verdict is End.SUCCESS and end is not End.SUCCESS:
-        value += success_reward
-    return verdict, value
+        return end, value, {} if end is None else {JUDGE: reward.judge}
+    said = _ENDS[operator.event]
+    facts = {JUDGE: OPERATOR}
+    if (said is End.SUCCESS) == (end is End.SUCCESS):
+        return said, value, facts
+    if reward.judge:
+        facts[OVERRULED] = "none" if end is None else end.value
+    paid = reward.success_reward
+    return said, value + paid if said is End.SUCCESS else value - paid, facts

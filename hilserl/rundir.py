@@ -2,7 +2,7 @@
 
     config.json                      the learner's effective configuration
     metrics/ episodes/ checkpoints/ videos/          the learner's
-    actors/<name>/{config.json, metrics/, spool/, videos/}      one actor's each
+    actors/<name>/{config.json, metrics/, spool/, videos/, overrules.jsonl}     one actor's each
 
 Learner and actors start in any order: neither needs, nor writes, a folder of the other.
 """
@@ -104,6 +104,10 @@ class ActorDir:
     @property
     def videos(self) -> Path:
         return self.root / "videos"
+
+    @property
+    def overrules(self) -> Path:
+        return self.root / "overrules.jsonl"
 
     def close(self) -> None:
         """Let another process have the folder. More than once is allowed."""

@@ -166,11 +166,16 @@ class FakeTeleop:
 
 
 class FakeReward:
+    judge, success_reward, overrule_steps = "", 10.0, 0
+
     def reset(self):
         pass
 
-    def score(self, obs):
+    def score(self, obs, helped):
         return 0.0, None
+
+    def facts(self):
+        return {}
 
 
 def sent_steps(bench):
@@ -213,6 +218,13 @@ def test_without_weights_it_holds_still_and_the_operator_demonstrates():
     assert [step.intervention for step in steps] == [False, True, True, False]
     np.testing.assert_array_equal([step.action for step in steps], [0 * TAKEN, TAKEN, TAKEN, 0 * TAKEN])
     assert bench.policy_acts == []
+
+
+def test_a_button_pays_what_the_task_pays_for_a_success():
+    """Once the actor left it to the rollout's default of 1, whatever task.success.reward said."""
+    bench = Bench(says=lambda step: Operator(event=Event.SUCCESS if step == 2 else None)).run()
+    assert [report.played.total_reward for report in bench.reports] == [10.0] * 3
+    assert [(end, info["judge"]) for _, end, info in bench.ended] == [(End.SUCCESS, "operator")] * 3
 
 
 def test_evaluation_is_deterministic_help_free_on_its_own_seeds_and_not_slowed():

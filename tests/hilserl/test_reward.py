@@ -19,7 +19,7 @@ def scored(achieved: list[bool], config: SuccessConfig, fps: float = 10.0) -> li
     reward.reset()
     scores = []
     for _ in achieved:
-        scores.append(reward.score(OBS))
+        scores.append(reward.score(OBS, False))
         if scores[-1][1] is not None:
             break
     return scores
@@ -46,11 +46,11 @@ def test_half_a_second_is_counted_in_steps_of_the_control_rate(fps, steps):
 def test_what_was_held_in_the_last_episode_does_not_count_in_the_next():
     reward = OracleReward(lambda: True, SuccessConfig(kind="oracle"), 10.0)
     for _ in range(4):
-        assert reward.score(OBS)[1] is None
+        assert reward.score(OBS, False)[1] is None
     reward.reset()
     for _ in range(4):
-        assert reward.score(OBS)[1] is None
-    assert reward.score(OBS)[1] is End.SUCCESS
+        assert reward.score(OBS, False)[1] is None
+    assert reward.score(OBS, False)[1] is End.SUCCESS
 
 
 @given(st.integers(0, 40), st.integers(1, 40), st.floats(0.001, 0.05))
@@ -67,4 +67,4 @@ def test_the_shortest_success_has_the_best_return(idle, later, cost):
 def test_without_an_oracle_only_the_cost_of_time_is_scored():
     reward = ButtonReward(SuccessConfig(step_cost=0.01))
     reward.reset()
-    assert [reward.score(OBS) for _ in range(3)] == [(-0.01, None)] * 3
+    assert [reward.score(OBS, False) for _ in range(3)] == [(-0.01, None)] * 3

@@ -71,6 +71,8 @@ def test_everyone_hears_of_a_new_episode_before_its_first_step():
     heard = []
 
     class Hears(Plays):
+        judge, success_reward, overrule_steps = "", 1.0, 0
+
         def reset(self, *seed: int) -> None:
             heard.append(seed)
             super().reset()
@@ -78,8 +80,11 @@ def test_everyone_hears_of_a_new_episode_before_its_first_step():
         def read(self, state) -> Operator:
             return Operator()
 
-        def score(self, obs):
+        def score(self, obs, helped):
             return 0.0, None
+
+        def facts(self):
+            return {}
 
     for seed in (5, 6):
         one = Hears()
