@@ -36,9 +36,9 @@ class ScoreError(ValueError):
 class Scored:
     """A held-out episode, scored by a model that was not trained on it.
 
-    source, episode: the folder and the name in it. facts: of the scene. success: bool (N,), the label of every
-    frame at full rate. probability: float32 (N,), what the model says. end: value of `End`. by: who labelled.
-    helped: bool (N - 1,), the steps the operator played; None: none of them. Raises ScoreError.
+    source, episode: the folder and the name in it. facts: of the scene. success: bool (N,), the label of
+    every frame at full rate. probability: float32 (N,), what the model says. end: value of `End`. by: who
+    labelled. helped: bool (N - 1,), the steps the operator played; None: none. Raises ScoreError.
     """
 
     source: str
@@ -106,8 +106,9 @@ def frame_accuracy(episodes: Sequence[Scored], threshold: float = FAIR_THRESHOLD
     """Share of frames in which `probability >= threshold` agrees with the label.
 
     The interval is a percentile bootstrap that draws whole episodes, n - 1 of n (so that its spread is not
-    too small when n is), with a fixed seed. It is never narrower than Wilson's for independent frames: without a
-    single wrong frame the bootstrap alone would claim certainty. One episode says nothing of others: 0 to 1.
+    too small when n is), with a fixed seed. It is never narrower than Wilson's for independent frames:
+    without a single wrong frame the bootstrap alone would claim certainty. One episode says nothing of
+    others: 0 to 1.
     """
     if not episodes:
         return Estimate(None, 0.0, 1.0, 0, 0)

@@ -18,8 +18,8 @@ class Call:
     """What the decision makes of an episode.
 
     true_frame: first frame labelled a success. frame: where success is called, which ends the episode; None:
-    never. right: the call rests on at least one frame that is labelled a success. failed_frames: frames played
-    without success before the episode ended, in which a false success was possible.
+    never. right: the call rests on at least one frame that is labelled a success. failed_frames: frames
+    played without success before the episode ended, in which a false success was possible.
     """
 
     true_frame: int | None

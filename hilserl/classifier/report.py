@@ -19,8 +19,8 @@ Losses = Sequence[tuple[int, float, float]]
 class Report:
     """What the page is made of.
 
-    name: of the job. episodes: every labelled episode, scored by a model that was not trained on it. decision:
-    as saved with the model. rate_hz: frames a second. false_success_rate: share of failed episodes the
+    name: of the job. episodes: every labelled episode, scored by a model that was not trained on it.
+    decision: as saved with the model. rate_hz: frames a second. false_success_rate: share of failed episodes the
     decision was chosen for. split: how episodes were held out, in words. losses: one per fold, in order.
     pictures: called once per episode that has a mistake to show. settings: shown as they are. left_out:
     {episodes not used: why}, unlabelled and excluded ones.

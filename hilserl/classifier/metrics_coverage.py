@@ -1,0 +1,119 @@
+"""Which conditions the episodes cover, and how good the classifier is in each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hilserl.classifier.metrics import Estimate, Scored, frame_accuracy, share_of
+from hilserl.classifier.metrics_calls import Call
+
+NUMERIC_CELLS = 3
+"""Bins of equal width a numeric fact is cut into, over the range seen."""
+THIN_EPISODES = 5
+"""Fewer episodes than this in a cell say little about it."""
+MOST_VALUES = 12
+"""A fact with more different words than this names episodes, not conditions."""
+OUTCOMES = ("scenario",)
+"""Facts that say what was done rather than under which conditions: that one only holds failures is no flaw."""
+NOT_TOLD = "not told"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Episodes that share a condition. accuracy: of frames. correct: of episodes, by the decision."""
+
+    fact: str
+    value: str
+    episodes: int
+    success_episodes: int
+    frames: int
+    success_frames: int
+    accuracy: Estimate
+    correct: Estimate
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """cells: by fact, in order. skipped: facts that are not conditions, with the reason."""
+
+    cells: tuple[Cell, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Every warning with its condition."""
+        return tuple(f"{cell.fact} {cell.value}: {text}" for cell in self.cells for text in cell.warnings)
+
+
+def coverage(episodes: Sequence[Scored], calls: Sequence[Call]) -> Coverage:
+    """Count every fact's values: words as they are, numbers in bins (a few different ones as they are).
+
+    calls: one per episode, in the same order. Episodes without the fact are a cell of their own.
+    """
+    cells: list[Cell] = []
+    skipped: list[tuple[str, str]] = []
+    overall = frame_accuracy(episodes).value
+    for fact in sorted({name for one in episodes for name in one.facts}):
+        values = _values([one.facts.get(fact) for one in episodes])
+        if len(set(values)) > MOST_VALUES:
+            skipped.append((fact, f"{len(set(values))} different values"))
+            continue
+        for place, value in sorted(set(values)):
+            here = [i for i, other in enumerate(values) if other == (place, value)]
+            cells.append(_cell(fact, value, [episodes[i] for i in here], [calls[i] for i in here], overall))
+    return Coverage(tuple(cells), tuple(skipped))
+
+
+def _cell(fact: str, value: str, episodes: list[Scored], calls: list[Call], overall: float | None) -> Cell:
+    success_episodes = sum(one.true_frame is not None for one in episodes)
+    accuracy = frame_accuracy(episodes)
+    warnings = []
+    if len(episodes) < THIN_EPISODES:
+        warnings.append(f"only {len(episodes)} {'episode' if len(episodes) == 1 else 'episodes'}")
+    if value != NOT_TOLD and fact not in OUTCOMES and success_episodes in (0, len(episodes)):
+        warnings.append(
+            "no episode with a success" if not success_episodes else "no episode without a success"
+        )
+    if overall is not None and accuracy.high < overall:
+        warnings.append(f"worse than the rest: {100 * (accuracy.value or 0.0):.1f} % of frames right")
+    return Cell(
+        fact=fact,
+        value=value,
+        episodes=len(episodes),
+        success_episodes=success_episodes,
+        frames=sum(one.frames for one in episodes),
+        success_frames=sum(int(one.success.sum()) for one in episodes),
+        accuracy=accuracy,
+        correct=share_of(sum(call.correct for call in calls), len(calls)),
+        warnings=tuple(warnings),
+    )
+
+
+def _values(raw: Sequence[float | str | None]) -> list[tuple[int, str]]:
+    """Per episode the (order, name) of its cell."""
+    numbers = [float(one) for one in raw if _is_number(one)]
+    few = sorted(set(numbers))
+    edges: list[float] = []
+    if len(few) > NUMERIC_CELLS:
+        edges = [float(edge) for edge in np.linspace(few[0], few[-1], NUMERIC_CELLS + 1)]
+    found = []
+    for one in raw:
+        if _is_number(one):
+            found.append(_place(float(one), edges) if edges else (few.index(float(one)), f"{one:g}"))
+        else:
+            found.append((len(few), one) if isinstance(one, str) else (len(few) + 1, NOT_TOLD))
+    return found
+
+
+def _is_number(one: float | str | None) -> bool:
+    return one is not None and not isinstance(one, str) and math.isfinite(one)
+
+
+def _place(one: float, edges: Sequence[float]) -> tuple[int, str]:
+    cell = sum(one > edge for edge in edges[1:-1])
+    return cell, f"{edges[cell]:.3g} to {edges[cell + 1]:.3g}"
