@@ -14,7 +14,7 @@ from hilserl.dataset_actions import action_trajectory
 from hilserl.dataset_schema import TASK_RECORD, DatasetError, RecordedEpisode, open_dataset
 from hilserl.recording_record import read_records
 from hilserl.recording_take import JOINTS
-from hilserl.task_record import check_task, task_hash
+from hilserl.task_record import check_task, hash_of, task_from_json
 from robot.kinematics import Kinematics
 from robot.types import F32, NUM_JOINTS
 
@@ -34,19 +34,29 @@ class Checked:
 
 def check_recording(root: Path, task: TaskConfig) -> Checked:
     """Read everything a recorded dataset holds. Raises DatasetError or TaskMismatch naming the fault."""
-    dataset, kinematics = open_dataset(root), Kinematics()
+    check_task(task, stored_task(root), str(root / TASK_RECORD))
+    return check_whole(root)
+
+
+def stored_task(root: Path) -> str:
+    """The task record a dataset was recorded under, as JSON. Raises DatasetError where it has none."""
     record_file = root / TASK_RECORD
-    if dataset.schema != "actions" or not record_file.is_file():
-        raise DatasetError(f"{root} was not recorded by hilserl: it has no {TASK_RECORD}, or no actions")
-    check_task(task, record_file.read_text(), str(record_file))
+    if not record_file.is_file():
+        raise DatasetError(f"{root} was not recorded by hilserl: it has no {TASK_RECORD}")
+    return record_file.read_text()
+
+
+def check_whole(root: Path) -> Checked:
+    """`check_recording` by the task record in the dataset itself, whether or not it is the present one."""
+    dataset, kinematics, stored = open_dataset(root), Kinematics(), stored_task(root)
+    if dataset.schema != "actions":
+        raise DatasetError(f"{root} was not recorded by hilserl: it has no actions")
+    task, task_hash = task_from_json(stored, str(root / TASK_RECORD)), hash_of(stored)
     records, first = read_records(root), 0
     for episode, record in zip(dataset.episodes, records, strict=True):
         name = f"{root}: episode {episode.index}"
         trajectory = action_trajectory(episode, task, kinematics)
-        if (record.end, record.task_hash) != (
-            trajectory.end.value,
-            task_hash(task),
-        ) and record.end != "fault":
+        if (record.end, record.task_hash) != (trajectory.end.value, task_hash) and record.end != "fault":
             raise DatasetError(
                 f"{name} ends in {trajectory.end.value}, its record says {record.end} of task "
                 f"{record.task_hash}"

@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,20 +27,28 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hilserl.config import TaskConfig
-from hilserl.dataset_schema import IMAGES, INFO_FILE, TASK_RECORD, Rows
+from hilserl.dataset_schema import IMAGES, INFO_FILE, TASK_RECORD
 from hilserl.recording_format import (
-    CHUNK,
     EPISODE_LINE,
     ROW_FILE,
     TASKS_FILE,
     VIDEO_FILE,
+    counters,
     dataset_info,
     encode_video,
     place,
     table_of,
     task_table,
+    with_totals,
 )
-from hilserl.recording_record import RECORD, EpisodeRecord, RecordingError, episode_lines, record_in
+from hilserl.recording_record import (
+    EpisodeRecord,
+    RecordingError,
+    episode_line,
+    episode_lines,
+    record_in,
+    stats_in,
+)
 from hilserl.recording_stats import Stats, merge_stats, picture_stats, row_stats
 from hilserl.recording_take import Take
 from hilserl.rundir import TEMPORARY, fsync, write_whole
@@ -65,6 +72,7 @@ class Recording:
     def __init__(self, root: Path, task: TaskConfig) -> None:
         self.root = root
         self._task, self._info = task, dataset_info(task)
+        self._text = task.name  # an edit may have put it in other words
         self._stats: Stats | None = None
         self.records: list[EpisodeRecord] = []
         self._frames = 0
@@ -132,21 +140,15 @@ class Recording:
         self._check_pictures(pictures)
         if not index:
             self._begin()
-        rows = take.columns() | self._counters(count)
+        frames, fps = range(self._frames, self._frames + count), self._info["fps"]
+        rows = take.columns() | counters(index, frames, fps)
         stats = row_stats(rows) | picture_stats(pictures)
-        line: dict[str, Any] = {"episode_index": index, "tasks": [self._task.name], "length": count}
-        line |= {"dataset_from_index": self._frames, "dataset_to_index": self._frames + count}
-        for key, frames in pictures.items():
+        for key, seen in pictures.items():
             with self._new(place(VIDEO_FILE, index, key)) as path:
-                encode_video(path, frames, self._info["fps"])
-            line |= _where(f"videos/{key}", index)
-            line |= {f"videos/{key}/from_timestamp": 0.0}
-            line |= {f"videos/{key}/to_timestamp": count / self._info["fps"]}
+                encode_video(path, seen, fps)
         with self._new(place(ROW_FILE, index)) as path:
             pq.write_table(table_of(rows), path)
-        line |= _where("data", index) | _where("meta/episodes", index)
-        line |= {f"stats/{name}/{k}": v.tolist() for name, one in stats.items() for k, v in one.items()}
-        line[RECORD] = json.dumps(asdict(record), sort_keys=True)
+        line = episode_line(index, frames, fps, self._text, list(pictures), stats, record)
         with self._new(place(EPISODE_LINE, index)) as path:
             pq.write_table(pa.Table.from_pylist([line]), path)
         self._count(count, stats, record)
@@ -166,16 +168,6 @@ class Recording:
                     f"{key}, frame {wrong[0]}: {rgb.dtype} {rgb.shape}, it must be uint8 {declared[key]}"
                 )
 
-    def _counters(self, count: int) -> Rows:
-        frames = np.arange(count, dtype=np.int64)
-        return {
-            "timestamp": (frames / self._info["fps"]).astype(np.float32),
-            "frame_index": frames,
-            "episode_index": np.full(count, len(self), np.int64),
-            "index": frames + self._frames,
-            "task_index": np.zeros(count, np.int64),
-        }
-
     def _begin(self) -> None:
         """Before the first episode: what the whole dataset says."""
         write_whole(self.root / TASK_RECORD, task_json(self._task))
@@ -193,14 +185,7 @@ class Recording:
 
     def _tell(self) -> None:
         """Bring stats.json and info.json up to the episodes."""
-        told = {name: {k: v.tolist() for k, v in one.items()} for name, one in (self._stats or {}).items()}
-        write_whole(self.root / STATS_FILE, json.dumps(told, indent=1))
-        self._info |= {
-            "total_episodes": len(self),
-            "total_frames": self._frames,
-            "splits": {"train": f"0:{len(self)}"},
-        }
-        write_whole(self.root / INFO_FILE, json.dumps(self._info, indent=1))
+        write_totals(self.root, self._info, self._stats or {}, len(self), self._frames)
 
     def _take_stock(self, role: str) -> None:
         """Count the episodes that are whole, remove what a killed recorder left of the next one."""
@@ -211,7 +196,8 @@ class Recording:
             record = record_in(self.root, line)
             if record.role != role:
                 raise RecordingError(f"{self.root} holds episodes of role {record.role!r}, not {role!r}")
-            self._count(int(line["length"]), _stats_of(line), record)
+            self._count(int(line["length"]), stats_in(line), record)
+            self._text = line["tasks"][0]
         shutil.rmtree(self.root / _PARTIAL, ignore_errors=True)
         for left in (self.root / "meta").glob(f".*{TEMPORARY}*"):
             left.unlink()
@@ -258,15 +244,8 @@ class _NewFile:
             self._temporary.unlink(missing_ok=True)
 
 
-def _where(prefix: str, index: int) -> dict[str, int]:
-    chunk, file = divmod(index, CHUNK)
-    return {f"{prefix}/chunk_index": chunk, f"{prefix}/file_index": file}
-
-
-def _stats_of(line: dict[str, Any]) -> Stats:
-    stats: Stats = {}
-    for column, value in line.items():
-        if column.startswith("stats/"):
-            name, _, what = column.removeprefix("stats/").rpartition("/")
-            stats.setdefault(name, {})[what] = np.array(value)
-    return stats
+def write_totals(root: Path, info: dict[str, Any], stats: Stats, episodes: int, frames: int) -> None:
+    """Write meta/stats.json and meta/info.json. info: what the dataset declares."""
+    told = {name: {k: v.tolist() for k, v in one.items()} for name, one in stats.items()}
+    write_whole(root / STATS_FILE, json.dumps(told, indent=1))
+    write_whole(root / INFO_FILE, json.dumps(with_totals(info, episodes, frames), indent=1))

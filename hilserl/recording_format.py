@@ -96,6 +96,33 @@ def place(pattern: str, index: int, key: str = "") -> Path:
     return Path(pattern.format(chunk_index=chunk, file_index=file, video_key=key))
 
 
+def file_numbers(prefix: str, index: int) -> dict[str, int]:
+    """The columns of meta/episodes that say where a file of episode `index` lies."""
+    chunk, file = divmod(index, CHUNK)
+    return {f"{prefix}/chunk_index": chunk, f"{prefix}/file_index": file}
+
+
+def counters(index: int, frames: range, fps: int) -> Rows:
+    """The columns that count: of episode `index`, whose frames have these numbers in the whole dataset."""
+    count = np.arange(len(frames), dtype=np.int64)
+    return {
+        "timestamp": (count / fps).astype(np.float32),
+        "frame_index": count,
+        "episode_index": np.full(len(frames), index, np.int64),
+        "index": count + frames.start,
+        "task_index": np.zeros(len(frames), np.int64),
+    }
+
+
+def with_totals(info: dict[str, Any], episodes: int, frames: int) -> dict[str, Any]:
+    """What meta/info.json says of a dataset that holds so much."""
+    return info | {
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "splits": {"train": f"0:{episodes}"},
+    }
+
+
 def table_of(rows: Rows) -> pa.Table:
     """{column: (N,) or (N, K)} -> a table with a list of K numbers per row where there are K."""
     return pa.table({name: _column(array) for name, array in rows.items()})

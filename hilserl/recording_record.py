@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from hilserl.config import TaskConfig
+from hilserl.recording_format import file_numbers
+from hilserl.recording_stats import Stats
 from hilserl.recording_take import Take
 from hilserl.task_record import task_hash
 
@@ -60,6 +64,39 @@ def episode_lines(root: Path) -> list[dict[str, Any]]:
     paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
     lines = [line for path in paths for line in pq.read_table(path).to_pylist()]
     return sorted(lines, key=lambda line: int(line["episode_index"]))
+
+
+def episode_line(
+    index: int,
+    frames: range,
+    fps: int,
+    text: str,
+    videos: Collection[str],
+    stats: Stats,
+    record: EpisodeRecord,
+) -> dict[str, Any]:
+    """The line in meta/episodes of an episode whose files lie where its index says.
+
+    frames: numbers of its frames in the whole dataset. text: the task in words. videos: image keys.
+    """
+    line: dict[str, Any] = {"episode_index": index, "tasks": [text], "length": len(frames)}
+    line |= {"dataset_from_index": frames.start, "dataset_to_index": frames.stop}
+    for key in videos:
+        line |= file_numbers(f"videos/{key}", index)
+        line |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": len(frames) / fps}
+    line |= file_numbers("data", index) | file_numbers("meta/episodes", index)
+    line |= {f"stats/{name}/{k}": v.tolist() for name, one in stats.items() for k, v in one.items()}
+    return line | {RECORD: json.dumps(asdict(record), sort_keys=True)}
+
+
+def stats_in(line: dict[str, Any]) -> Stats:
+    """The statistics in a line of meta/episodes."""
+    stats: Stats = {}
+    for column, value in line.items():
+        if column.startswith("stats/"):
+            name, _, what = column.removeprefix("stats/").rpartition("/")
+            stats.setdefault(name, {})[what] = np.array(value)
+    return stats
 
 
 def record_of(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hilserl.config import TaskConfig
-from hilserl.config_tree import encode, flatten, shown
+from hilserl.config_tree import Checker, build, encode, flatten, shown
 
 HASH_LENGTH = 16
 ABSENT = "absent"
@@ -41,7 +41,28 @@ def task_json(task: TaskConfig) -> str:
 
 def task_hash(task: TaskConfig) -> str:
     """First 16 hexadecimal digits of the sha256 of `task_json`."""
-    return hashlib.sha256(task_json(task).encode()).hexdigest()[:HASH_LENGTH]
+    return hash_of(task_json(task))
+
+
+def hash_of(record: str) -> str:
+    """`task_hash` of a record as `task_json` wrote it."""
+    return hashlib.sha256(record.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def task_from_json(text: str, source_name: str) -> TaskConfig:
+    """The task a stored record describes; a field it lacks, which this program has added since, is the default.
+
+    Raises TaskMismatch naming what this program does not know.
+    """
+    try:
+        raw = _plain(text)
+    except ValueError as error:
+        raise TaskMismatch(f"{source_name} is no task record: {error}") from error
+    checker = Checker(TaskConfig, source_name)
+    tree = checker.check(raw)
+    if checker.problems:
+        raise TaskMismatch("\n  - ".join([f"{source_name} is no task record:", *checker.problems]))
+    return build(tree, TaskConfig)
 
 
 def task_differences(ours: Stored, theirs: Stored, allow: Collection[str] = ()) -> list[Difference]:
