@@ -50,7 +50,7 @@ def hash_of(record: str) -> str:
 
 
 def task_from_json(text: str, source_name: str) -> TaskConfig:
-    """The task a stored record describes; a field it lacks, which this program has added since, is the default.
+    """The task a stored record describes; a field added to this program since has its default.
 
     Raises TaskMismatch naming what this program does not know.
     """

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
+from hilserl.hub import HubError, hub_folder
 from robot.types import U8
 
 log = logging.getLogger(__name__)
@@ -162,24 +163,14 @@ def load_trunk(name: str) -> Trunk:
 
 def _fetch(name: str) -> Path:
     """Local folder of a hub repository's weights, fetched if needed (or found in the local cache)."""
-    choices = "a folder with model.safetensors, a .safetensors file, a hub id or random:<width>:<seed>"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is None:
-        raise VisionError(
-            f"vision_encoder_name {name!r} is no file or folder here ({Path(name).absolute()}) "
-            f"and no hub id (owner/repository); it must be {choices}"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        folder = snapshot_download(name, allow_patterns=[WEIGHTS_FILE, "config.json"])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return hub_folder(name, [WEIGHTS_FILE, "config.json"])
+    except HubError as error:
         raise VisionError(
-            f"vision_encoder_name {name!r}: no file or folder {Path(name).absolute()}, and the hub did not "
-            f"give it ({type(error).__name__}: {str(error).splitlines()[0]}). It must be {choices}; offline, "
+            f"vision_encoder_name {name!r}: no file or folder {Path(name).absolute()}, and {error}. It must be "
+            "a folder with model.safetensors, a .safetensors file, a hub id or random:<width>:<seed>; offline, "
             "use an encoder made here (hilserl pretrain-encoder) or choose random:16:0"
         ) from error
-    return Path(folder)
 
 
 def _load_file(path: Path) -> Trunk:
