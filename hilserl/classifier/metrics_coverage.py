@@ -18,7 +18,7 @@ THIN_EPISODES = 5
 MOST_VALUES = 12
 """A fact with more different words than this names episodes, not conditions."""
 OUTCOMES = ("scenario",)
-"""Facts that say what was done rather than under which conditions: that one only holds failures is no flaw."""
+"""Facts that say what was done rather than under which conditions: one without a success is no flaw."""
 NOT_TOLD = "not told"
 
 
@@ -63,19 +63,24 @@ def coverage(episodes: Sequence[Scored], calls: Sequence[Call]) -> Coverage:
         if len(set(values)) > MOST_VALUES:
             skipped.append((fact, f"{len(set(values))} different values"))
             continue
-        for place, value in sorted(set(values)):
-            here = [i for i, other in enumerate(values) if other == (place, value)]
-            cells.append(_cell(fact, value, [episodes[i] for i in here], [calls[i] for i in here], overall))
+        for cell in sorted(set(values)):
+            here = [i for i, other in enumerate(values) if other == cell]
+            parts = [episodes[i] for i in here], [calls[i] for i in here]
+            cells.append(_cell(fact, cell[1], *parts, overall, len(here) == len(episodes)))
     return Coverage(tuple(cells), tuple(skipped))
 
 
-def _cell(fact: str, value: str, episodes: list[Scored], calls: list[Call], overall: float | None) -> Cell:
+def _cell(
+    fact: str, value: str, episodes: list[Scored], calls: list[Call], overall: float | None, alone: bool
+) -> Cell:
     success_episodes = sum(one.true_frame is not None for one in episodes)
     accuracy = frame_accuracy(episodes)
     warnings = []
     if len(episodes) < THIN_EPISODES:
         warnings.append(f"only {len(episodes)} {'episode' if len(episodes) == 1 else 'episodes'}")
-    if value != NOT_TOLD and fact not in OUTCOMES and success_episodes in (0, len(episodes)):
+    if alone and fact not in OUTCOMES:
+        warnings.append("the only one seen: nothing is known of others")
+    elif value != NOT_TOLD and fact not in OUTCOMES and success_episodes in (0, len(episodes)):
         warnings.append(
             "no episode with a success" if not success_episodes else "no episode without a success"
         )
@@ -96,22 +101,19 @@ def _cell(fact: str, value: str, episodes: list[Scored], calls: list[Call], over
 
 def _values(raw: Sequence[float | str | None]) -> list[tuple[int, str]]:
     """Per episode the (order, name) of its cell."""
-    numbers = [float(one) for one in raw if _is_number(one)]
-    few = sorted(set(numbers))
+    few = sorted({one for one in raw if isinstance(one, float | int) and math.isfinite(one)})
     edges: list[float] = []
     if len(few) > NUMERIC_CELLS:
         edges = [float(edge) for edge in np.linspace(few[0], few[-1], NUMERIC_CELLS + 1)]
     found = []
     for one in raw:
-        if _is_number(one):
-            found.append(_place(float(one), edges) if edges else (few.index(float(one)), f"{one:g}"))
+        if isinstance(one, str):
+            found.append((len(few), one))
+        elif one is None or not math.isfinite(one):
+            found.append((len(few) + 1, NOT_TOLD))
         else:
-            found.append((len(few), one) if isinstance(one, str) else (len(few) + 1, NOT_TOLD))
+            found.append(_place(one, edges) if edges else (few.index(one), f"{one:g}"))
     return found
-
-
-def _is_number(one: float | str | None) -> bool:
-    return one is not None and not isinstance(one, str) and math.isfinite(one)
 
 
 def _place(one: float, edges: Sequence[float]) -> tuple[int, str]:

@@ -42,9 +42,10 @@ def precision_recall(episodes: Sequence[Scored]) -> PrecisionRecall | None:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Reliability by bins of equal width; bin b holds probabilities in [b, b + 1) / bins, the last one also 1.
+    """Reliability by bins of equal width; bin b holds [b, b + 1) / bins, the last one also 1.
 
-    count, said (mean probability), true (share of successes): (bins,); said and true are NaN in an empty bin.
+    count (frames), said (their mean probability), true (share of successes): (bins,); the last two are NaN in
+    an empty bin.
     error: expected calibration error, the mean of |said - true| over frames; None without a frame.
     """
 

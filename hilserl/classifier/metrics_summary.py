@@ -1,4 +1,4 @@
-"""Everything measured on held-out episodes, once: for the report, for metrics.json and for the model's folder."""
+"""Everything measured on held-out episodes, once: for the report, metrics.json and the model's folder."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from hilserl.classifier.metrics_curves import Calibration, PrecisionRecall, cali
 class Summary:
     """What held-out episodes say of a classifier and its decision.
 
-    accuracy: of frames at probability 0.5; accuracy_in_use and frames: at the decision's threshold. calls: one
-    per episode, in order. The decision was chosen on the same episodes: what follows from it is a little
+    accuracy: of frames at probability 0.5; accuracy_in_use and frames: at the decision's threshold. calls:
+    one per episode, in order. The decision was chosen on the same episodes: what follows from it is a little
     better than it will be on new ones.
     """
 

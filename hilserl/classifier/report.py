@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hilserl.classifier.decision import Decision
-from hilserl.classifier.metrics import Scored
+from hilserl.classifier.metrics_summary import Summary
 from robot.types import U8
 
 Pictures = Callable[[str, str, Sequence[int]], U8]
@@ -19,17 +18,14 @@ Losses = Sequence[tuple[int, float, float]]
 class Report:
     """What the page is made of.
 
-    name: of the job. episodes: every labelled episode, scored by a model that was not trained on it.
-    decision: as saved with the model. rate_hz: frames a second. false_success_rate: share of failed episodes the
-    decision was chosen for. split: how episodes were held out, in words. losses: one per fold, in order.
-    pictures: called once per episode that has a mistake to show. settings: shown as they are. left_out:
-    {episodes not used: why}, unlabelled and excluded ones.
+    name: of the job. summary: of every labelled episode, each scored by a model that was not trained on it.
+    false_success_rate: share of failed episodes the decision was chosen for. split: how episodes were held
+    out, in words. losses: one per fold, in order. pictures: called once per episode with a frame to show.
+    settings: shown as they are. left_out: {what was not used: why}, unlabelled and excluded episodes.
     """
 
     name: str
-    episodes: Sequence[Scored]
-    decision: Decision
-    rate_hz: float
+    summary: Summary
     false_success_rate: float
     split: str
     losses: Sequence[Losses]
