@@ -107,15 +107,15 @@ def build_reward(config: Config, truth: Callable[[], bool] | None) -> Reward:
 
 
 def _classifier_reward(config: Config) -> Reward:
-    from hilserl.classifier.model import RewardClassifier  # torch: seconds that no other reward costs
-    from hilserl.classifier.reward import ClassifierReward
-
     if not config.classifier.model:
         # Asked for only where one judges: until it is trained the same configuration records and trains.
         raise ConfigError(
             'task.success.kind is "classifier" but classifier.model is "": give the folder of a trained one, '
             "such as outputs/NAME/best_model, or its hub id"
         )
+    from hilserl.classifier.model import RewardClassifier  # torch: seconds that no other reward costs
+    from hilserl.classifier.reward import ClassifierReward
+
     model = RewardClassifier.load(config.classifier.model, config.task, config.allow_task_difference)
     present = config.teleop.type not in ("none", "scripted")
     overrule_steps = round(config.classifier.overrule_s * config.task.fps) if present else 0
