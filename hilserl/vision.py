@@ -167,9 +167,9 @@ def _fetch(name: str) -> Path:
         return hub_folder(name, [WEIGHTS_FILE, "config.json"])
     except HubError as error:
         raise VisionError(
-            f"vision_encoder_name {name!r}: no file or folder {Path(name).absolute()}, and {error}. It must be "
-            "a folder with model.safetensors, a .safetensors file, a hub id or random:<width>:<seed>; offline, "
-            "use an encoder made here (hilserl pretrain-encoder) or choose random:16:0"
+            f"vision_encoder_name {name!r}: no file or folder {Path(name).absolute()}, and {error}. It must "
+            "be a folder with model.safetensors, a .safetensors file, a hub id or random:<width>:<seed>; "
+            "offline, use an encoder made here (hilserl pretrain-encoder) or choose random:16:0"
         ) from error
 
 
