@@ -121,8 +121,8 @@ class LabelSession:
         if self.labels.get(change.key) != expected:
             taken.pop()
             raise LabelError(
-                f"episode {change.key} was labelled by another program meanwhile; that stays, and there is no "
-                f"{what} of what was here before"
+                f"episode {change.key} was labelled by another program meanwhile; that stays, and what was "
+                "here before is gone"
             )
         self._take(change_labels(self._source, {change.key: wanted}))
         given.append(taken.pop())
