@@ -9,11 +9,11 @@ import numpy as np
 
 from hilserl.actor import Actor, EpisodeReport, Plan
 from hilserl.body import build_body, build_reward
-from hilserl.build import build_encoder, max_steps, set_threads
+from hilserl.build import build_encoder, set_threads
 from hilserl.config import Config
 from hilserl.config_loading import to_json
 from hilserl.display import EpisodeDisplay
-from hilserl.env import task_spec
+from hilserl.env import max_steps, task_spec
 from hilserl.metrics import MetricLog
 from hilserl.overrules import append_overrule, overrule_of
 from hilserl.player import Player
@@ -83,7 +83,7 @@ def run_actor(config: Config) -> None:
                 actor=name,
                 task_hash=task_hash(config.task),
                 seed=config.seed,
-                max_steps=max_steps(config),
+                max_steps=max_steps(config.task),
                 max_episodes=config.run.max_episodes,
                 wait_for_weights=bool(config.demos),
                 pace=config.policy.utd_ratio if config.service.pace else 0,

@@ -189,8 +189,3 @@ def value_range(config: Config) -> tuple[float, float]:
         return -math.inf, math.inf  # the entropy bonus has no such bounds
     success = config.task.success
     return -success.step_cost / (1 - config.policy.discount), success.reward - success.step_cost
-
-
-def max_steps(config: Config) -> int:
-    """Control steps until an episode times out."""
-    return round(config.task.control_time_s * config.task.fps)

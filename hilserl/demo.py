@@ -21,11 +21,11 @@ import numpy as np
 from rich.console import Console
 
 from hilserl.body import build_body
-from hilserl.build import build_encoder, build_replay, build_sac, max_steps, set_threads
+from hilserl.build import build_encoder, build_replay, build_sac, set_threads
 from hilserl.checkpoint import BEST, LAST, load_pretrained
 from hilserl.config import Config, ConfigError
 from hilserl.config_loading import save
-from hilserl.env import STATE_NAMES, task_spec
+from hilserl.env import STATE_NAMES, max_steps, task_spec
 from hilserl.episode import EpisodeHeader, save_episode
 from hilserl.episode_builder import EpisodeBuilder, Recorder
 from hilserl.evaluate import Summary, save_summary
@@ -81,7 +81,7 @@ def record_demonstrations(config: Config, folder: Path, count: int) -> int:
                 teleop=body.teleop,
                 reward=body.reward,
                 seed=seed,
-                max_steps=max_steps(config),
+                max_steps=max_steps(config.task),
                 listeners=(recorder,),
             )
             if played.end is End.SUCCESS:

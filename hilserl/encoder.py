@@ -7,11 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from hilserl.vision import F16, STRIDE, Trunk, VisionError, frozen, tensors_hash
+from hilserl.vision import F16, PASS_SIZE, STRIDE, Trunk, VisionError, frozen, tensors_hash
 from robot.types import U8
-
-_CHUNK = 8
-"""Pictures in one pass of the trunk: what a CPU core does fastest."""
 
 
 class EncoderModule(nn.Module):
@@ -128,8 +125,8 @@ def principal_projection(trunk: Trunk, images: U8, channels: int) -> Tensor:
         raise VisionError("the principal channels need pictures; none were given")
     energy = torch.zeros(trunk.channels, trunk.channels, dtype=torch.float64)
     device = next(trunk.parameters()).device
-    for at in range(0, len(images), _CHUNK):
-        maps = trunk(torch.from_numpy(np.ascontiguousarray(images[at : at + _CHUNK])).to(device))
+    for at in range(0, len(images), PASS_SIZE):
+        maps = trunk(torch.from_numpy(np.ascontiguousarray(images[at : at + PASS_SIZE])).to(device))
         rows = maps.permute(0, 2, 3, 1).flatten(0, 2).cpu().double()
         energy += rows.T @ rows
     _, directions = torch.linalg.eigh(energy)  # ascending

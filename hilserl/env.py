@@ -43,6 +43,11 @@ def task_spec(task: TaskConfig) -> Spec:
     return Spec(tuple(task.camera_ids), (*task.resize_size, 3), STATE_NAMES)
 
 
+def max_steps(task: TaskConfig) -> int:
+    """Control steps until an episode times out."""
+    return round(task.control_time_s * task.fps)
+
+
 def policy_image(frame: U8, crop: CropConfig, resize_size: tuple[int, int]) -> U8:
     """Crop a native frame uint8 RGB (H, W, 3) and shrink it by area to resize_size (height, width)."""
     bottom, right = crop.top + crop.height, crop.left + crop.width

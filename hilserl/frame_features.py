@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilserl.ring_journal import Key, ReplayError
-from hilserl.vision import F16, shift
+from hilserl.vision import F16, PASS_SIZE, shift
 from robot.types import U8
 
 Encode = Callable[[U8], F16]
-_CHUNK = 8
-"""Shifted pictures encoded at a time: what a CPU core does fastest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class FrameFeatures:
         for camera, name in enumerate(self.cameras):
             for copy in range(self.copies - 1):
                 moved = shift(images[name][part], shifts[camera, copy])
-                out[:, camera, copy] = self._encoded(moved, _CHUNK)
+                out[:, camera, copy] = self._encoded(moved, PASS_SIZE)
         return out
 
     def _encoded(self, images: U8, chunk: int) -> F16:

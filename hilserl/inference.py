@@ -16,14 +16,14 @@ from rich.console import Console
 
 from hilserl.actor import EVAL_SEED
 from hilserl.body import Body, build_body
-from hilserl.build import max_steps, set_threads
+from hilserl.build import set_threads
 from hilserl.checkpoint import Pretrained, load_pretrained, verify_golden
 from hilserl.config import Config, InferenceArgs
 from hilserl.contract import check_contract, check_encoder, policy_of
 from hilserl.encoder import FeatureEncoder
-from hilserl.env import Env, task_spec
+from hilserl.env import Env, max_steps, task_spec
 from hilserl.evaluate import Summary, TrialResult, evaluate, report
-from hilserl.player import ENCODER_KEY, Player
+from hilserl.player import Player, encoder_mark
 from hilserl.rollout import Policy, rollout
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash
@@ -80,7 +80,7 @@ def play_trial(
 
     video: the mp4 to write, there only when the episode was played to its end.
     """
-    limit = max_steps(config)
+    limit = max_steps(config.task)
     with ExitStack() as stack:
         listeners: tuple[Film, ...] = ()
         if video is not None:
@@ -128,7 +128,7 @@ def load_player(
         for name, array in pretrained.tensors.items()
         if name.startswith("policy.")
     }
-    player.load({**weights, ENCODER_KEY: np.frombuffer(bytes.fromhex(encoder.hash()), np.uint8)})
+    player.load(weights | encoder_mark(encoder.hash()))
     _verify(pretrained, player)
     return player
 

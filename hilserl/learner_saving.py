@@ -22,7 +22,7 @@ from hilserl.config import Config
 from hilserl.contract import build_contract, check_encoder
 from hilserl.counters import Counters
 from hilserl.encoder import FeatureEncoder
-from hilserl.player import ENCODER_KEY, Player
+from hilserl.player import Player, encoder_mark
 from hilserl.sac_agent import SacAgent
 from hilserl.types import Obs, Spec
 
@@ -80,7 +80,7 @@ class CheckpointSaver:
         self._config, self._spec = config, spec
         # One that learns is loaded with each snapshot's weights, and must not be the one that is learning.
         self._encoder = encoder if config.policy.freeze_vision_encoder else copy.deepcopy(encoder)
-        self._encoder_key = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self._encoder.hash()), np.uint8)}
+        self._encoder_key = encoder_mark(self._encoder.hash())
         self._player = Player(spec, config, self._encoder, deterministic=True)
         self._writer = CheckpointWriter(self._write)
 
@@ -152,13 +152,7 @@ def restore(checkpoint: Path, agent: SacAgent, counters: Counters, guard: Collap
 
 def encoder_arrays(encoder: FeatureEncoder) -> Arrays:
     """The frozen encoder's tensors, so that a checkpoint needs no other file."""
-    arrays = {
-        f"trunk.{name}": tensor.cpu().contiguous().numpy()
-        for name, tensor in encoder.trunk.state_dict().items()
-    }
-    if encoder.projection is not None:
-        arrays["projection"] = encoder.projection.cpu().contiguous().numpy()
-    return arrays
+    return {name: tensor.cpu().contiguous().numpy() for name, tensor in encoder.module.state_dict().items()}
 
 
 def golden_observation(spec: Spec, mean: NDArray[Any]) -> Obs:

@@ -22,6 +22,11 @@ PROJECTION_KEY = "projection"
 """Name under which they carry the encoder's projection where it was computed from demonstrations."""
 
 
+def encoder_mark(encoder_hash: str) -> dict[str, NDArray[Any]]:
+    """The entry of published weights that names their encoder. encoder_hash: `FeatureEncoder.hash()`."""
+    return {ENCODER_KEY: np.frombuffer(bytes.fromhex(encoder_hash), np.uint8)}
+
+
 class Player:
     """An ActingPolicy as the rollout wants one. deterministic: squashed mean instead of a draw."""
 

@@ -15,6 +15,7 @@ from hilserl.body import Body, build_body
 from hilserl.config import Config, ConfigError
 from hilserl.dataset_schema import DatasetError
 from hilserl.display import EpisodeDisplay
+from hilserl.env import max_steps
 from hilserl.recording_check import check_recording
 from hilserl.recording_files import Recording
 from hilserl.recording_record import record_of
@@ -117,7 +118,6 @@ class _Session:
     ) -> None:
         self._config, self._role, self._recording = config, role, recording
         self._body, self._say, self._should_stop = body, say, should_stop
-        self._max_steps = round(config.task.control_time_s * config.task.fps)
 
     def play(self, count: int) -> None:
         """Play until `count` episodes are stored, or a stop."""
@@ -143,7 +143,7 @@ class _Session:
             teleop=self._body.teleop,
             reward=self._body.reward,
             seed=seed,
-            max_steps=self._max_steps,
+            max_steps=max_steps(self._config.task),
             listeners=(listener,),
             should_stop=self._should_stop,
         )

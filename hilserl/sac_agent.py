@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hilserl.encoder import FeatureEncoder
 from hilserl.metrics import train_names
 from hilserl.parallel import Order, Processes
-from hilserl.player import ENCODER_KEY, PROJECTION_KEY
+from hilserl.player import PROJECTION_KEY, encoder_mark
 from hilserl.replay import Replay
 from hilserl.sac import SAC, Sample
 from hilserl.sampling import Batch
@@ -34,7 +33,7 @@ class SacAgent:
         self, sac: SAC, replay: Replay, encoder: FeatureEncoder, others: Processes | None = None
     ) -> None:
         self.sac, self.replay, self.encoder_hash, self._others = sac, replay, encoder.hash(), others
-        self._constants = {ENCODER_KEY: np.frombuffer(bytes.fromhex(self.encoder_hash), np.uint8)}
+        self._constants = encoder_mark(self.encoder_hash)
         self.sample_s = 0.0
         if sac.config.feature_projection == "pca" and encoder.projection is not None:
             self._constants[PROJECTION_KEY] = encoder.projection.cpu().numpy()

@@ -30,6 +30,8 @@ F16 = NDArray[np.float16]
 PUBLISHED_WIDTH = 64
 STRIDE = 32
 """Side of the picture area, in pixels, that one feature position stands for."""
+PASS_SIZE = 8
+"""Pictures in one pass of the trunk: what a CPU core does fastest."""
 WEIGHTS_FILE = "model.safetensors"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,10 +16,10 @@ from typing import Any
 
 from hilserl.actor import EVAL_SEED
 from hilserl.body import build_body
-from hilserl.build import build_encoder, build_replay, build_sac, learner_encoder, load_demos, max_steps
+from hilserl.build import build_encoder, build_replay, build_sac, learner_encoder, load_demos
 from hilserl.config import Config
-from hilserl.demo import no_help, record_demonstrations
-from hilserl.env import task_spec
+from hilserl.demo import FINAL_SEED, no_help, record_demonstrations
+from hilserl.env import max_steps, task_spec
 from hilserl.episode import EpisodeHeader
 from hilserl.episode_builder import EpisodeBuilder, Recorder
 from hilserl.evaluate import wilson_interval
@@ -31,7 +31,6 @@ from hilserl.sac_agent import SacAgent
 from hilserl.task_record import task_hash
 from hilserl.types import Role
 
-FINAL_SEED = 40_000_000
 EVAL_EPISODES, FINAL_EPISODES = 30, 50
 EVALUATE_EVERY = 250
 """Transitions between two evaluations."""
@@ -125,7 +124,7 @@ def learn(
                 teleop=body.teleop,
                 reward=body.reward,
                 seed=config.seed * 100_000 + count,
-                max_steps=max_steps(config),
+                max_steps=max_steps(config.task),
                 listeners=(recorder,),
             )
             if done.end.stored:
