@@ -77,6 +77,11 @@ def is_dataset(folder: Path) -> bool:
     return (folder / INFO_FILE).is_file()
 
 
+def undo_folder(root: Path) -> Path:
+    """Where the versions before each edit of a dataset are kept; see `dataset_edit_swap`."""
+    return root.with_name(f"{root.name}.undo")
+
+
 def open_dataset(root: Path) -> RecordedDataset:
     """Read what a dataset declares and its rows. Raises DatasetError naming what is missing or wrong."""
     info = _info(root)
@@ -119,7 +124,9 @@ def open_dataset(root: Path) -> RecordedDataset:
 def _info(root: Path) -> dict[str, Any]:
     path = root / INFO_FILE
     if not path.is_file():
-        raise DatasetError(f"{root} is not a LeRobotDataset: it has no {INFO_FILE}")
+        edited = (undo_folder(root) / "new").exists()
+        hint = "; an edit of it was cut short: hilserl dataset repair completes it" if edited else ""
+        raise DatasetError(f"{root} is not a LeRobotDataset: it has no {INFO_FILE}{hint}")
     try:
         info: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
@@ -179,12 +186,12 @@ def _rows_by_episode(path: Path, root: Path, wanted: list[str]) -> dict[int, Row
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise DatasetError(f"{path} lacks the columns {absent} that {INFO_FILE} declares")
-    arrays = {name: _array(table[name]) for name in columns}
+    arrays = {name: column_array(table[name]) for name in columns}
     index = arrays[_INDEX].astype(np.int64)
     return {int(i): {name: array[index == i] for name, array in arrays.items()} for i in np.unique(index)}
 
 
-def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+def column_array(column: pa.ChunkedArray) -> NDArray[Any]:
     """(N,) or (N, K) of a column of numbers or of lists of numbers."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # empty, or too large for one chunk

@@ -104,7 +104,7 @@ def write_labels(source: Path, labels: Mapping[str, Label]) -> None:
 
     Whoever changes single labels uses `change_labels`, which keeps what others changed meanwhile.
     """
-    with _alone(source):
+    with only_one_changes_labels(source):
         _write(source, labels)
 
 
@@ -113,7 +113,7 @@ def change_labels(source: Path, changes: Mapping[str, Label | None]) -> dict[str
 
     Returns all labels afterwards. Two processes may do this at once. Raises LabelError for a damaged file.
     """
-    with _alone(source):
+    with only_one_changes_labels(source):
         labels = read_labels(source)
         for key, label in changes.items():
             if label is None:
@@ -210,7 +210,7 @@ def _write(source: Path, labels: Mapping[str, Label]) -> None:
 
 
 @contextmanager
-def _alone(source: Path) -> Iterator[None]:
+def only_one_changes_labels(source: Path) -> Iterator[None]:
     """One process at a time changes labels; the lock ends with the process and leaves no file."""
     handle = os.open(labels_file(source).parent, os.O_RDONLY)
     try:

@@ -55,8 +55,9 @@ from hilserl.rundir import TEMPORARY, fsync, write_whole
 from hilserl.task_record import check_task, task_json
 
 STATS_FILE = Path("meta/stats.json")
-_PARTIAL = ".partial"
-_FIRST = {"meta", _PARTIAL}
+PARTIAL = ".partial"
+"""Folder of files being written; it is there only while someone records, or was killed doing so."""
+_FIRST = {"meta", PARTIAL}
 """What is in the folder of a recorder that was killed before it said what task it recorded."""
 
 
@@ -124,7 +125,7 @@ class Recording:
         """Let another process have the folder; one without any episode is removed. May be called twice."""
         if self._claim < 0:
             return
-        shutil.rmtree(self.root / _PARTIAL, ignore_errors=True)
+        shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         if not self.records and not any(self.root.iterdir()):
             self.root.rmdir()
         os.close(self._claim)
@@ -176,7 +177,7 @@ class Recording:
                 pq.write_table(task_table(self._task.name), path)
 
     def _new(self, name: Path) -> _NewFile:
-        return _NewFile(self.root / _PARTIAL, self.root / name)
+        return _NewFile(self.root / PARTIAL, self.root / name)
 
     def _count(self, frames: int, stats: Stats, record: EpisodeRecord) -> None:
         self._stats = stats if self._stats is None else merge_stats([self._stats, stats])
@@ -198,7 +199,7 @@ class Recording:
                 raise RecordingError(f"{self.root} holds episodes of role {record.role!r}, not {role!r}")
             self._count(int(line["length"]), stats_in(line), record)
             self._text = line["tasks"][0]
-        shutil.rmtree(self.root / _PARTIAL, ignore_errors=True)
+        shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         for left in (self.root / "meta").glob(f".*{TEMPORARY}*"):
             left.unlink()
         if (self.root / INFO_FILE).is_file():
