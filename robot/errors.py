@@ -15,6 +15,18 @@ class ServoFault(RobotError):
     """A servo reports a latched fault (overload, heat, voltage, ...), in words."""
 
 
+class TorqueLost(RobotError):
+    """Servos were found limp in mid-use (a supply that dipped or was off); they hold again where they are."""
+
+
+class ServoUnwell(RobotError):
+    """A servo is hot, overloaded or short of voltage, or the arm just came back: it holds for now."""
+
+
+class WatchdogLost(RobotError):
+    """The watchdog process that parks the arm in an emergency is gone: the arm is not driven without it."""
+
+
 class CalibrationError(RobotError):
     """The calibration is missing, incomplete, or disagrees with the servos."""
 

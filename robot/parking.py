@@ -19,22 +19,32 @@ PARK_MIN_S: Final = 2.0
 LIFT_S, LIFT_RAD = 0.5, 0.35
 """A hand that would drag over the table is first raised by turning the shoulder back."""
 CLEARANCE_SAMPLES: Final = 12
+PEAK: Final = 1.5
+"""An eased move is so much faster in its middle than on the whole."""
 
 
-def park_path(q_rad: F32, limits: Limits, height_m: Callable[[F32], float]) -> Iterator[F32]:
-    """Targets (6,) [rad], PARK_STEP_S apart, from q_rad to rest.
+def rest_pose(q_rad: F32, limits: Limits) -> F32:
+    """Where an arm at q_rad (6,) [rad] is laid down: (6,) [rad], the gripper as it is."""
+    return np.clip(np.array([*REST_RAD, q_rad[GRIPPER]], np.float32), limits.lower_rad, limits.upper_rad)
+
+
+def park_path(
+    q_rad: F32, limits: Limits, height_m: Callable[[F32], float], max_speed_rad_s: float = np.inf
+) -> Iterator[F32]:
+    """Targets (6,) [rad], PARK_STEP_S apart, from q_rad to rest; no joint is faster than max_speed_rad_s.
 
     Of three ways (straight, lifted a little first, shoulder all the way back first) the one whose lowest
     point, by height_m [m] at joint angles (6,), is highest.
     """
-    rest = np.clip(np.array([*REST_RAD, q_rad[GRIPPER]], np.float32), limits.lower_rad, limits.upper_rad)
+    speed = min(PARK_SPEED_RAD_S, max_speed_rad_s / PEAK)
+    rest = rest_pose(q_rad, limits)
     lifted, back = q_rad.copy(), q_rad.copy()
     lifted[SHOULDER_LIFT] = max(q_rad[SHOULDER_LIFT] - LIFT_RAD, limits.lower_rad[SHOULDER_LIFT])
     back[SHOULDER_LIFT] = rest[SHOULDER_LIFT]
     routes = ([q_rad, rest], [q_rad, lifted, rest], [q_rad, back, rest])
     way = max(routes, key=lambda route: lowest_m(route, height_m))
     for start, end in pairwise(way):
-        fastest_s = float(np.abs(end - start).max()) / PARK_SPEED_RAD_S
+        fastest_s = float(np.abs(end - start).max()) / speed
         yield from _ease(start, end, max(fastest_s, PARK_MIN_S if end is rest else LIFT_S))
 
 

@@ -1,37 +1,46 @@
-"""Exchanges with the arm's servos over lerobot's FeetechMotorsBus: bounded retries, reconnection, raw counts.
+"""Exchanges with the arm's servos over the vendor's SDK: bounded retries, reconnection, raw counts.
 
 What arrives late from an earlier exchange must never pass for the answer to a later one. So the input is
-emptied before each exchange, answers are matched by servo id and exact size, and the driver reads in two
-shapes only: the whole memory, and position with velocity.
+emptied before each exchange, answers are matched by servo id and exact size, and the driver reads in few
+shapes only, each of its own size. The SDK is used as lerobot's bus uses it, but without lerobot, whose import
+takes seconds and brings torch: the watchdog must be there at once and cost nothing.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import termios
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from types import MethodType
+from typing import Any, Final
 
 import scservo_sdk as scs
-from lerobot.motors import Motor, MotorNormMode
-from lerobot.motors.encoding_utils import decode_sign_magnitude, encode_sign_magnitude
-from lerobot.motors.feetech import FeetechMotorsBus
-from lerobot.motors.feetech.tables import STS_SMS_SERIES_CONTROL_TABLE, STS_SMS_SERIES_ENCODINGS_TABLE
+import serial
 
 from robot.errors import BusError
+from robot.health import LinkStats
+from robot.twin.registers import LOAD_SIGN_BIT, OFFSET_SIGN_BIT, POSITION_SIGN_BIT, REGISTERS, decode_sign
 from robot.types import Clock
 
-SERVO_MODEL: Final = "sts3215"
 MEMORY_SIZE: Final = 87
 STATUS_OVERHEAD: Final = 6
 """Bytes of a status packet around its data."""
+BAUD: Final = 1_000_000
 BACKOFF_S: Final = 0.01
 READ_WAIT_S: Final = 0.002
 """Longest sleep inside one read of the port; without it the serial library spins while it waits."""
-_REGISTERS: Final[dict[str, tuple[int, int]]] = STS_SMS_SERIES_CONTROL_TABLE
-_SIGN_BITS: Final[dict[str, int]] = STS_SMS_SERIES_ENCODINGS_TABLE
-_PORT_ERRORS: Final = (OSError, termios.error, ConnectionError)
+ANSWER_MS: Final = 50.0
+"""How long an answer may take beyond its bytes: a USB adapter under load is slow."""
+SIGN_BITS: Final = {
+    "Present_Load": LOAD_SIGN_BIT,
+    "Homing_Offset": OFFSET_SIGN_BIT,
+    "Goal_Position": POSITION_SIGN_BIT,
+    "Goal_Velocity": POSITION_SIGN_BIT,
+    "Present_Position": POSITION_SIGN_BIT,
+    "Present_Velocity": POSITION_SIGN_BIT,
+}
+"""Registers that hold sign and magnitude, with the bit of the sign."""
+_PORT_ERRORS: Final = (OSError, termios.error)
 _STATUS_WORDS: Final = {
     1: "supply voltage out of range",
     2: "angle sensor failed",
@@ -39,15 +48,6 @@ _STATUS_WORDS: Final = {
     8: "current too high",
     32: "overloaded",
 }
-
-
-@dataclass(slots=True)
-class LinkStats:
-    """Counts since the link was made: exchanges asked for, extra tries they took, and how many failed."""
-
-    exchanges: int = 0
-    retries: int = 0
-    failures: int = 0
 
 
 def fault_words(status: int) -> str:
@@ -60,7 +60,21 @@ def fault_words(status: int) -> str:
 def decode(name: str, data: bytes) -> int:
     """Value of register `name` from its bytes, sign applied."""
     raw = int.from_bytes(data, "little")
-    return int(decode_sign_magnitude(raw, _SIGN_BITS[name])) if name in _SIGN_BITS else raw
+    return decode_sign(raw, SIGN_BITS[name]) if name in SIGN_BITS else raw
+
+
+def encode(name: str, value: int) -> bytes:
+    """Bytes of register `name` that hold `value`. Raises ValueError where it does not fit."""
+    raw = value
+    if name in SIGN_BITS:
+        magnitude = 1 << SIGN_BITS[name]
+        if abs(value) >= magnitude:
+            raise ValueError(f"{name} = {value} is beyond +-{magnitude - 1}")
+        raw = abs(value) | (magnitude if value < 0 else 0)
+    try:
+        return raw.to_bytes(REGISTERS[name].size, "little")
+    except OverflowError:
+        raise ValueError(f"{name} = {value} does not fit {REGISTERS[name].size} bytes") from None
 
 
 class ServoLink:
@@ -77,13 +91,19 @@ class ServoLink:
         self.status = dict.fromkeys(ids, 0)
         self.stats = LinkStats()
         self._retries, self._clock = retries, clock
-        self._bus: FeetechMotorsBus | None = None
+        self._port: Any = None  # the SDK's PortHandler; it comes without types
+        self._sdk: Any = scs.PacketHandler(0)
         self._closed = True
 
     def open(self) -> None:
         """Open the port. Raises BusError when it is missing or in use."""
         self._closed = False
         self._exchange("opening the port", lambda: "")
+
+    @property
+    def lost(self) -> bool:
+        """The port failed and has not been opened again; the next read or write does."""
+        return self._port is None
 
     def close(self) -> None:
         """Close the port; nothing is sent. More than once is allowed."""
@@ -94,7 +114,8 @@ class ServoLink:
         """Every register of one servo, by lerobot's names, signs applied. Raises BusError."""
         data = self.sync_read(0, MEMORY_SIZE, [joint], f"reading the memory of {self._named(joint)}")[joint]
         return {
-            name: decode(name, data[address : address + size]) for name, (address, size) in _REGISTERS.items()
+            name: decode(name, data[register.address : register.address + register.size])
+            for name, register in REGISTERS.items()
         }
 
     def sync_read(self, address: int, size: int, joints: Iterable[str], what: str) -> dict[str, bytes]:
@@ -116,15 +137,10 @@ class ServoLink:
 
     def write(self, joint: str, name: str, value: int) -> None:
         """Write one register and wait for the servo to confirm it. Raises BusError."""
-        address, size = _REGISTERS[name]
-        raw = encode_sign_magnitude(value, _SIGN_BITS[name]) if name in _SIGN_BITS else value
-        data = list(raw.to_bytes(size, "little"))
+        address, data = REGISTERS[name].address, list(encode(name, value))
 
         def attempt() -> str:
-            bus = self._require_bus()
-            result, status = bus.packet_handler.writeTxRx(
-                bus.port_handler, self.ids[joint], address, size, data
-            )
+            result, status = self._sdk.writeTxRx(self._port, self.ids[joint], address, len(data), data)
             if result != scs.COMM_SUCCESS:
                 return f"no valid answer from {self._named(joint)}"
             self.status[joint] = status
@@ -133,28 +149,33 @@ class ServoLink:
         self._exchange(f"writing {name} = {value} to {self._named(joint)}", attempt)
 
     def sync_write(self, name: str, values: Mapping[str, int]) -> None:
-        """Write one register of several servos at once. Servos do not confirm it. Raises BusError."""
-        ids_values = {self.ids[joint]: value for joint, value in values.items()}
-        address, size = _REGISTERS[name]
+        """Write one register of several servos at once. Servos do not confirm it.
+
+        Raises BusError at once when the port fails: behind a port that was lost and found again may be
+        servos that lost their torque, and a goal must not reach them before somebody has looked.
+        """
+        what = f"writing {name} to servos {sorted(self.ids[joint] for joint in values)}"
+        if self._port is None:
+            raise BusError(
+                f"{self.port}: {what}: the port was lost and nobody has looked at the servos since"
+            )
+        words = b"".join(bytes([self.ids[joint]]) + encode(name, value) for joint, value in values.items())
+        register = REGISTERS[name]
 
         def attempt() -> str:
-            bus = self._require_bus()
-            encoded = bus._encode_sign(name, dict(ids_values))
-            bus._sync_write(address, size, encoded)
+            self._sdk.syncWriteTxOnly(self._port, register.address, register.size, list(words), len(words))
             return ""
 
-        self._exchange(f"writing {name} to servos {sorted(ids_values)}", attempt)
+        self._exchange(what, attempt, reopen=False)
 
     def _ask(self, address: int, size: int, joints: list[str]) -> dict[str, bytes]:
         """One sync read; returns what came back whole before the time was up."""
-        bus = self._require_bus()
-        handler, port = bus.packet_handler, bus.port_handler
         by_id = {self.ids[joint]: joint for joint in joints}
-        if handler.syncReadTx(port, address, size, list(by_id), len(by_id)) != scs.COMM_SUCCESS:
+        if self._sdk.syncReadTx(self._port, address, size, list(by_id), len(by_id)) != scs.COMM_SUCCESS:
             return {}
         answers: dict[str, bytes] = {}
         while len(answers) < len(joints):
-            packet, result = handler.rxPacket(port)
+            packet, result = self._sdk.rxPacket(self._port)
             if result == scs.COMM_RX_TIMEOUT:
                 break
             if result != scs.COMM_SUCCESS or len(packet) != size + STATUS_OVERHEAD:
@@ -165,8 +186,11 @@ class ServoLink:
                 answers[joint] = bytes(packet[scs.PKT_PARAMETER0 : scs.PKT_PARAMETER0 + size])
         return answers
 
-    def _exchange(self, what: str, attempt: Callable[[], str]) -> None:
-        """Run `attempt` until it returns no complaint, at most 1 + retries times, ever slower."""
+    def _exchange(self, what: str, attempt: Callable[[], str], *, reopen: bool = True) -> None:
+        """Run `attempt` until it returns no complaint, at most 1 + retries times, ever slower.
+
+        reopen: whether a port that fails is opened again and the attempt repeated.
+        """
         if self._closed:
             raise BusError(f"{self.port} is closed: {what} needs connect() first")
         self.stats.exchanges += 1
@@ -175,46 +199,52 @@ class ServoLink:
                 self.stats.retries += 1
                 self._clock.sleep_until(self._clock.now_s() + BACKOFF_S * 2 ** (tries - 1))
             try:
-                port = self._require_bus().port_handler
-                port.is_using = False
-                port.ser.reset_input_buffer()
+                self._open_port()
+                self._port.is_using = False
+                self._port.ser.reset_input_buffer()
                 complaint = attempt()
             except _PORT_ERRORS as error:
                 self._drop_port()
                 complaint = f"the port failed: {error}".replace("\n", " ")
+                if not reopen:
+                    break
             if not complaint:
                 return
         self.stats.failures += 1
         raise BusError(
-            f"{self.port}: {what}: {complaint} ({self._retries + 1} tries);"
+            f"{self.port}: {what}: {complaint} ({tries + 1} tries);"
             " check the USB cable, the servo chain's plugs and the arm's supply"
         )
 
-    def _require_bus(self) -> FeetechMotorsBus:
-        """The open bus; opens it if the port was lost."""
-        if self._bus is None:
-            motors = {
-                joint: Motor(id_, SERVO_MODEL, MotorNormMode.DEGREES) for joint, id_ in self.ids.items()
-            }
-            bus = FeetechMotorsBus(self.port, motors)
-            bus.connect(handshake=False)
-            serial = bus.port_handler.ser
-            try:
-                fcntl.flock(serial.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                bus.port_handler.closePort()
-                raise BusError(
-                    f"{self.port} is busy: another program drives this arm; end it, or name another port"
-                ) from error
-            serial.timeout = READ_WAIT_S
-            self._bus = bus
-            self.opened += 1
-        return self._bus
+    def _open_port(self) -> None:
+        """Open the port unless it is open. Raises BusError when another program has it."""
+        if self._port is not None:
+            return
+        port: Any = scs.PortHandler(self.port)
+        try:
+            # Locked before anything else happens: the program that drives the arm notices nothing.
+            port.ser = serial.Serial(self.port, BAUD, timeout=READ_WAIT_S, exclusive=True)
+        except serial.SerialException as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise BusError(
+                f"{self.port} is busy: another program drives this arm; end it, or name another port"
+            ) from error
+        port.is_open, port.baudrate, port.tx_time_per_byte = True, BAUD, 10_000 / BAUD
+        port.setPacketTimeout = MethodType(_packet_timeout, port)
+        self._port = port
+        self.opened += 1
 
     def _drop_port(self) -> None:
-        if self._bus is not None and self._bus.port_handler.is_open:
-            self._bus.port_handler.closePort()
-        self._bus = None
+        if self._port is not None:
+            self._port.closePort()
+        self._port = None
 
     def _named(self, joint: str) -> str:
         return f"{joint} (servo {self.ids[joint]})"
+
+
+def _packet_timeout(port: Any, length: int) -> None:  # noqa: ANN401  # the SDK comes without types
+    """The SDK's setPacketTimeout with its unit mended and ANSWER_MS of patience, as lerobot has it."""
+    port.packet_start_time = port.getCurrentTime()
+    port.packet_timeout = port.tx_time_per_byte * (length + 3) + ANSWER_MS

@@ -20,7 +20,7 @@ from robot.calibration import (
     model_limits,
     save_calibration,
 )
-from robot.errors import BusError, CalibrationError, CommandRefused, ServoFault
+from robot.errors import BusError, CalibrationError, CommandRefused, ServoFault, TorqueLost
 from robot.parking import PARK_MIN_S, REST_RAD, park_path
 from robot.servo_link import fault_words
 from robot.servo_setup import GRIPPER_SETTINGS, SETTINGS, write_calibration_to_servos
@@ -442,7 +442,11 @@ def test_an_arm_that_lost_its_supply_too_holds_again_where_it_is(rig):
     rig.bus.power_cycle()
     rig.body.q_rad[:] = POSE
     rig.port.plug()
-    arm.read()
+    with pytest.raises(TorqueLost, match="shoulder_pan, .*, gripper lost torque"):
+        arm.read()
+    assert "may move in" in arm.unwell
+    rig.clock.t_s += 10
+    assert arm.unwell == ""
     assert rig.body.goal == pytest.approx(POSE, abs=2 * RAD_PER_COUNT)
 
 
@@ -504,7 +508,7 @@ def test_park_before_connecting_and_after_closing_does_nothing(rig):
 @pytest.mark.parametrize(
     ("fault", "error", "word"),
     [
-        (lambda f: f.status.update({4: Status.OVERLOAD}), ServoFault, r"wrist_flex \(servo 4\): overloaded"),
+        (lambda f: f.status.update({4: Status.OVERLOAD}), ServoFault, r"wrist_flex: overloaded \(servo 4\)"),
         (lambda f: setattr(f, "silent", frozenset({4})), BusError, "wrist_flex: could not be released"),
     ],
 )
