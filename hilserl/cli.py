@@ -18,6 +18,7 @@ from types import FrameType
 
 from hilserl.cli_classifier import add_classifier
 from hilserl.cli_dataset import add_dataset
+from hilserl.cli_doctor import add_doctor
 from hilserl.cli_label import add_label
 from hilserl.cli_loading import load, refuse_loose_words, say
 from hilserl.cli_parsers import Command, parser_of
@@ -267,5 +268,5 @@ _COMMANDS: dict[str, Command] = {
     "config diff": _diff,
 }
 """What each command of `hilserl.cli_parsers` does."""
-_MORE = (add_label, add_dataset, add_classifier)
+_MORE = (add_label, add_dataset, add_classifier, add_doctor)
 """Commands that stand in files of their own."""

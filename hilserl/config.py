@@ -243,6 +243,8 @@ class RunConfig:
     log_every_updates: int = 200
     auto_pause: bool = False
     """Stop updating when a collapse alarm is raised, until a person resumes."""
+    ignore_checks: tuple[str, ...] = ()
+    """Red checks of the pre-flight (hilserl doctor) in spite of which a run may start."""
     num_threads: int = 0
     """torch threads of this process; 0 leaves torch's default."""
     tensorboard: bool = True

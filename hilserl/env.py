@@ -15,7 +15,20 @@ from hilserl.config import CropConfig, TaskConfig
 from hilserl.types import Obs, Spec, check_action
 from robot.errors import CameraError, KinematicsError
 from robot.kinematics import F64, Kinematics
-from robot.types import F32, GRIPPER, JOINT_NAMES, U8, WRIST_ROLL, Arm, ArmState, Camera, Clock, Frame, Scene
+from robot.types import (
+    F32,
+    GRIPPER,
+    JOINT_NAMES,
+    NUM_JOINTS,
+    U8,
+    WRIST_ROLL,
+    Arm,
+    ArmState,
+    Camera,
+    Clock,
+    Frame,
+    Scene,
+)
 
 RESET_SPEED_RAD_S = 1.5
 RESET_CLEARANCE_M = 0.10
@@ -84,6 +97,20 @@ def gripper_range(
     closed, opened = max(stop_rad, GRIPPER_CLOSED_RAD), task.reset_gripper + GRIPPER_MARGIN_RAD
     low = max(min(reference, measured - task.gripper_leash), closed)
     return low, min(max(reference, measured + task.gripper_leash), opened)
+
+
+def reset_posture(task: TaskConfig, kinematics: Kinematics, xyz_m: F64) -> F32:
+    """Joint angles (6,) [rad] of a reset with the hand at xyz_m (3,) [m]: the same from wherever it comes."""
+    neutral = np.zeros(NUM_JOINTS, np.float32)
+    neutral[WRIST_ROLL] = task.wrist_roll
+    return _held(task, kinematics.ik(xyz_m, kinematics.ik(xyz_m, neutral)))
+
+
+def _held(task: TaskConfig, q_rad: F32) -> F32:
+    """The angles, with wrist roll and gripper as the task resets them."""
+    q = q_rad.copy()
+    q[WRIST_ROLL], q[GRIPPER] = task.wrist_roll, task.reset_gripper
+    return q
 
 
 @dataclass(slots=True)
@@ -257,10 +284,8 @@ class Env:
         hand = self._kinematics.fk(self.state.q_rad).xyz_m
         if hand[2] < RESET_CLEARANCE_M:
             lifted = self._kinematics.ik(np.array([hand[0], hand[1], RESET_CLEARANCE_M]), self.state.q_rad)
-            self._sweep(self._posture(lifted))
-        neutral = np.zeros_like(self.state.q_rad)
-        neutral[WRIST_ROLL] = self._task.wrist_roll
-        goal = self._posture(self._kinematics.ik(target_xyz, self._kinematics.ik(target_xyz, neutral)))
+            self._sweep(_held(self._task, lifted))
+        goal = reset_posture(self._task, self._kinematics, target_xyz)
         self._sweep(goal)
         self._reference_q = goal
         self._clock.sleep_until(self._clock.now_s() + SETTLE_S)
@@ -271,11 +296,6 @@ class Env:
                 f"reset to {np.round(target_xyz, 4)} m missed by {miss_m * 1000:.1f} mm "
                 f"(limit {RESET_TOLERANCE_M * 1000:.0f} mm), judged from measured joints"
             )
-
-    def _posture(self, q_rad: F32) -> F32:
-        q = q_rad.copy()
-        q[WRIST_ROLL], q[GRIPPER] = self._task.wrist_roll, self._task.reset_gripper
-        return q
 
     def _sweep(self, goal_q: F32) -> None:
         """Straight way in joint space at RESET_SPEED_RAD_S, commanded at command_hz."""

@@ -1,0 +1,25 @@
+"""Every check, in the order they are made: what needs no torque comes first."""
+
+from __future__ import annotations
+
+from hilserl.doctor import software, task
+from hilserl.doctor.context import Check
+
+CHECKS: tuple[Check, ...] = (
+    Check("python", "software", software.python),
+    Check("imports", "software", software.imports),
+    Check("device", "software", software.device),
+    Check("disk", "software", software.disk),
+    Check("memory", "software", software.memory),
+    Check("clock", "software", software.clock),
+    Check("encoder", "software", software.encoder),
+    Check("record", "task", task.record),
+    Check("reset_reach", "task", task.reset_pose),
+    Check("box", "task", task.box),
+    Check("action_scale", "task", task.scale),
+    Check("box_floor", "task", task.clearance),
+    Check("absolute_paths", "task", task.paths),
+    Check("ports", "arm", software.ports),
+)
+GROUPS = tuple(dict.fromkeys(check.group for check in CHECKS))
+"""Names of the groups, in order."""

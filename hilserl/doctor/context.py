@@ -1,0 +1,77 @@
+"""What the checks share: the configuration, the body once it may move, and what was measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hilserl.body import Body, build_body
+from hilserl.config import Config
+from hilserl.doctor.findings import Finding
+
+type Say = Callable[[str], None]
+
+
+class Declined(Exception):
+    """The person at the arm did not allow it to move."""
+
+
+class Missing(Exception):
+    """What a check needs is not there; it is skipped. The message says what, and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. run: gives its findings; its name is used where it cannot run at all."""
+
+    name: str
+    group: str
+    run: Callable[[Context], list[Finding]]
+
+
+class Context:
+    """One pre-flight.
+
+    with Context(config, folder, say, allow) as context: ...
+
+    allow: asks the person whether the arm may move now. The body is built when a check first asks for it,
+    and parked and released when the block ends.
+    """
+
+    def __init__(self, config: Config, folder: Path, say: Say, allow: Callable[[str], bool]) -> None:
+        self.config, self.folder, self.say = config, folder, say
+        self._allow = allow
+        self._stack = ExitStack()
+        self._body: Body | None = None
+        self._refused = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def twin(self) -> bool:
+        """Whether the body is the lock-step twin, which needs no port and no permission."""
+        return self.config.robot.type == "twin"
+
+    def body(self) -> Body:
+        """The arm, torque on. Raises Declined, and what building it raises (then the next call tries again).
+
+        On a servo bus a person is asked first, once.
+        """
+        if self._body is None:
+            if self._refused or not (
+                self.twin or self._allow("torque comes on and the arm moves: all clear?")
+            ):
+                self._refused = True
+                raise Declined("nobody allowed the arm to move")
+            self._body = self._stack.enter_context(build_body(self.config, self.say))
+        return self._body
