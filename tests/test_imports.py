@@ -106,7 +106,7 @@ def test_no_pickle_anywhere():
     ["hilserl", "robot", "hilserl.config", "hilserl.config_loading", "hilserl.task_record", "hilserl.cli"],
 )
 def test_importing_is_cheap(modules):
-    heavy = ("torch", "mujoco", "grpc", "cv2", "lerobot", "pygame", "google.protobuf")
+    heavy = ("torch", "mujoco", "grpc", "cv2", "lerobot", "pygame", "google.protobuf", "nicegui")
     if modules in ("hilserl", "robot"):
         heavy += ("numpy",)
     code = f"import {modules}, sys; print([name for name in {heavy!r} if name in sys.modules])"
