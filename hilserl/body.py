@@ -116,7 +116,13 @@ def _classifier_reward(config: Config) -> Reward:
     from hilserl.classifier.model import RewardClassifier  # torch: seconds that no other reward costs
     from hilserl.classifier.reward import ClassifierReward
 
-    model = RewardClassifier.load(config.classifier.model, config.task, config.allow_task_difference)
+    model = RewardClassifier.load(
+        config.classifier.model,
+        config.task,
+        config.allow_task_difference,
+        trunk=config.policy.vision_encoder_name,
+        device=config.policy.device,
+    )
     present = config.teleop.type not in ("none", "scripted")
     overrule_steps = round(config.classifier.overrule_s * config.task.fps) if present else 0
     return ClassifierReward(model, config.task.success, overrule_steps)
