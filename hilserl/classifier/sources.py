@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from hilserl.config import TaskConfig
 from hilserl.dataset_schema import (
     IMAGES,
-    INTERVENTION,
     TASK_RECORD,
     RecordedDataset,
     RecordedEpisode,
@@ -28,6 +27,7 @@ from hilserl.dataset_schema import (
 from hilserl.dataset_video import policy_images
 from hilserl.episode import TASK_FILE, EpisodeInfo, load_episode, scan_episodes
 from hilserl.recording_record import EpisodeRecord, read_records
+from hilserl.rollout import JUDGE
 from hilserl.task_record import check_task
 from robot.types import U8
 
@@ -48,9 +48,9 @@ class SourceEpisode:
 
     name: its key in a label file. frames: T + 1. end: value of `End`. facts: about the scene. truth: frames
     in which the scene's ground truth called it a success, 0-based half-open; None where nobody knows.
-    judge: who could call it a success while it was played, kind of `task.success`. seed: of the scene it was
-    played in, None where nobody knows; task_hash: of the record. helped: bool (T,), the operator played the
-    step.
+    judge: who said how it ended, or could have: "operator", or a kind of `task.success`. seed: of the scene
+    it was played in, None where nobody knows. helped: bool (T,), steps in which the operator had taken over
+    from a policy; in a recording nobody else plays, so none.
     """
 
     name: str
@@ -60,7 +60,6 @@ class SourceEpisode:
     truth: tuple[tuple[int, int], ...] | None
     judge: str
     seed: int | None
-    task_hash: str
     helped: NDArray[np.bool_] = field(compare=False)
 
 
@@ -106,6 +105,11 @@ def _record_beside(path: Path, root: Path, task: TaskConfig, allow: Collection[s
 def _judge_of(record: Mapping[str, object]) -> str:
     success = record.get("success")
     return str(success.get("kind", "")) if isinstance(success, Mapping) else ""
+
+
+def _said(facts: Mapping[str, object], judge: str) -> str:
+    """Who judged an episode of these facts. judge: where they do not say it."""
+    return str(facts.get(JUDGE) or judge)
 
 
 class _DatasetSource:
@@ -173,10 +177,9 @@ def _recorded(episode: RecordedEpisode, told: EpisodeRecord, judge: str) -> Sour
         end=told.end,
         facts=told.facts,
         truth=None if truth is None else tuple((start, stop) for start, stop in truth),
-        judge="button" if told.role == "reward" else judge,
+        judge=_said(told.facts, "button" if told.role == "reward" else judge),
         seed=told.seed,
-        task_hash=told.task_hash,
-        helped=episode.rows[INTERVENTION].astype(np.bool_).reshape(-1)[:-1],
+        helped=np.zeros(len(episode) - 1, np.bool_),
     )
 
 
@@ -216,8 +219,7 @@ def _archived(info: EpisodeInfo, judge: str) -> SourceEpisode:
         end=info.end.value,
         facts=episode.info,
         truth=None,
-        judge=judge,
+        judge=_said(episode.info, judge),
         seed=None if IMPORTED in episode.info else episode.seed,
-        task_hash=episode.task_hash,
         helped=episode.intervention,
     )
