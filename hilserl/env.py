@@ -170,7 +170,7 @@ class Env:
         Returns the first observation and facts about the start: the scene's, and the achieved hand position.
         Raises KinematicsError when the arm does not arrive within 3 mm, judged from measured joints.
         """
-        target = self._reset_target(seed)
+        target = self.reset_target(seed)
         self._travel(target)
         facts: dict[str, float | str] = dict(self._scene.arrange(seed))
         self._reference_xyz, self._behind = target, False
@@ -268,7 +268,8 @@ class Env:
             images[name] = policy_image(frame.rgb, self._task.crop_params_dict[name], self._task.resize_size)
         return Obs(images, state_vector(self.state, self._kinematics, self._task.wrist_roll))
 
-    def _reset_target(self, seed: int) -> F64:
+    def reset_target(self, seed: int) -> F64:
+        """Where the reset of `seed` brings the hand (3,) [m]."""
         task, target = self._task, np.array(self._task.reset_xyz)
         if task.random_ee_reset:
             reach = np.array([task.random_ee_range_xy, task.random_ee_range_xy, task.random_ee_range_z])
@@ -296,6 +297,18 @@ class Env:
                 f"reset to {np.round(target_xyz, 4)} m missed by {miss_m * 1000:.1f} mm "
                 f"(limit {RESET_TOLERANCE_M * 1000:.0f} mm), judged from measured joints"
             )
+
+    def move_joints(self, goal_q: F32) -> ArmState:
+        """Bring the joints to goal_q (6,) [rad] on a straight way at reset speed, let them settle, and read.
+
+        For checks of the arm itself; nothing looks out for what stands in the way.
+        """
+        self._last_command = self._arm.read().q_rad
+        self._sweep(goal_q)
+        self._clock.sleep_until(self._clock.now_s() + SETTLE_S)
+        self.state = self._arm.read()
+        self._reference_q = goal_q
+        return self.state
 
     def _sweep(self, goal_q: F32) -> None:
         """Straight way in joint space at RESET_SPEED_RAD_S, commanded at command_hz."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hilserl.doctor import software, task
+from hilserl.doctor import motion, software, task
 from hilserl.doctor.context import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -20,6 +20,12 @@ CHECKS: tuple[Check, ...] = (
     Check("box_floor", "task", task.clearance),
     Check("absolute_paths", "task", task.paths),
     Check("ports", "arm", software.ports),
+    Check("joint_motion", "motion", motion.joints),
+    Check("unit_actions", "motion", motion.unit_actions),
+    Check("gripper_round_trip", "motion", motion.gripper),
+    Check("zero_action_drift", "motion", motion.holding),
+    Check("reset_repeatability", "motion", motion.resets),
+    Check("control_rate", "motion", motion.rate),
 )
 GROUPS = tuple(dict.fromkeys(check.group for check in CHECKS))
 """Names of the groups, in order."""

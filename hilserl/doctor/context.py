@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from typing import Self
 from hilserl.body import Body, build_body
 from hilserl.config import Config
 from hilserl.doctor.findings import Finding
+from robot.kinematics import F64
 
 type Say = Callable[[str], None]
 
@@ -48,6 +49,8 @@ class Context:
         self._stack = ExitStack()
         self._body: Body | None = None
         self._refused = False
+        self.starts_m: F64 | None = None
+        """Achieved hand positions (N, 3) [m] of the resets, once they were made."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,5 +76,10 @@ class Context:
             ):
                 self._refused = True
                 raise Declined("nobody allowed the arm to move")
-            self._body = self._stack.enter_context(build_body(self.config, self.say))
+            self._body = self._stack.enter_context(build_body(self._quiet(), self.say))
         return self._body
+
+    def _quiet(self) -> Config:
+        """Nobody is at the controls, and no reset waits for an object."""
+        teleop = replace(self.config.teleop, type="none")
+        return replace(self.config, teleop=teleop, robot=replace(self.config.robot, object_time_s=0.0))

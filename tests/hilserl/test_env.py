@@ -225,7 +225,7 @@ def test_the_arm_arrives_from_twenty_reachable_starts_and_from_any_opening():
         tried += 1
         body.twin.world.set_arm(q)
         _, facts = body.env.reset(tried)  # raises where it does not arrive
-        target = body.env._reset_target(tried)
+        target = body.env.reset_target(tried)
         assert np.linalg.norm([facts[f"start_{axis}_m"] for axis in "xyz"] - target) < 0.003
         assert abs(body.env.state.q_rad[GRIPPER] - LIFT.reset_gripper) < 0.02
         assert np.abs(body.env.state.qd_rad_s).max() < 0.02  # it stands

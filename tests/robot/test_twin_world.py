@@ -67,7 +67,7 @@ def resets() -> list[Reset]:
                 world.penetration_m(),
                 pixel(world, world.cube_xyz_m()),
                 [pixel(world, fingertip(world, name)) for name in PADS],
-                float(np.linalg.norm(reached - body.env._reset_target(seed))),
+                float(np.linalg.norm(reached - body.env.reset_target(seed))),
             )
         )
     return found
