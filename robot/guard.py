@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from robot.errors import CommandRefused, RobotError
+from robot.errors import BusError, CommandRefused, RobotError, ServoUnwell, TorqueLost
 from robot.timing import RealClock
 from robot.types import F32, GRIPPER, JOINT_NAMES, NUM_JOINTS, Arm, ArmState, Clock, Limits
 
@@ -19,6 +21,8 @@ EARLY_S = 0.02
 """How much earlier than at full speed a target may be reached, in all: timer jitter."""
 LONGEST_MOVE_S = 0.1
 """A pause between commands buys a move of at most this long at full speed."""
+IDLE_READ_S = 0.4
+"""An arm nobody reads is read by the guard's thread, so that its heat or a lost supply is noticed in time."""
 
 
 class Guard:
@@ -36,7 +40,10 @@ class Guard:
       is there already (so an episode may begin from the measured pose while the gripper squeezes);
     - sent while the arm is blocked: a joint other than the gripper (squeezing is normal) was last read
       further than `divergence_rad` from everything that was its target in the last `divergence_s`.
-      The guard then also holds.
+      The guard then also holds;
+    - sent while `unwell` says why the arm must not move (ServoUnwell): the guard then also holds.
+
+    Servos found limp (TorqueLost) hold where they are by then: the next move starts from the measured pose.
 
     Watchdog: when no command was accepted for `watchdog_s` since the last one, the guard holds: it commands
     the measured joints once (the gripper keeps its target, so that a grasp survives) and `holding` is
@@ -56,6 +63,7 @@ class Guard:
         model_limits: Limits | None = None,
         divergence_rad: float = 0.26,
         divergence_s: float = 0.5,
+        unwell: Callable[[], str] = lambda: "",
     ) -> None:
         for name, value in {
             "max_joint_speed_rad_s": max_joint_speed_rad_s,
@@ -71,6 +79,7 @@ class Guard:
         self._watchdog_s = watchdog_s
         self._divergence_rad = divergence_rad
         self._divergence_s = divergence_s
+        self._unwell = unwell
         self._limits = _intersection(arm.limits, model_limits)
         self._lock = threading.RLock()
         self._target: F32 | None = None
@@ -83,6 +92,7 @@ class Guard:
         self._armed = False
         self._holding = False
         self._watchdog_error: RobotError | None = None
+        self._used_s = clock.now_s()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if isinstance(clock, RealClock):
@@ -99,8 +109,14 @@ class Guard:
         """True from a hold (watchdog or blocked arm) until the next accepted command."""
         return self._holding
 
+    @property
+    def idle_s(self) -> float:
+        """How long ago somebody last read, commanded or parked the arm through this guard."""
+        return self._clock.now_s() - self._used_s
+
     def read(self) -> ArmState:
         """Measured state now. Raises what the arm raises, and what the watchdog met meanwhile."""
+        self._used_s = self._clock.now_s()
         with self._lock:
             self._raise_watchdog_error()
             self._hold_if_late()
@@ -108,20 +124,24 @@ class Guard:
 
     def command(self, q_rad: F32) -> None:
         """Pass the target (6,) [rad] on, or raise CommandRefused; see the class for the reasons."""
+        self._used_s = self._clock.now_s()
         with self._lock:
             self._raise_watchdog_error()
             self._hold_if_late()
             self._refuse_blocked()
+            self._refuse_unwell()
             target = self._within_limits(_checked(q_rad))
             now_s = self._clock.now_s()
             if self._target is None:
                 self._restart_from(self._read().q_rad, now_s - LONGEST_MOVE_S)
             spent_s = self._refuse_jump(target, now_s)
-            self._arm.command(target)
+            with self._limp_noticed():
+                self._arm.command(target)
             self._accept(target, now_s, spent_s)
 
     def park(self) -> None:
         """Disarm the watchdog and bring the arm down. The next command starts from the measured pose."""
+        self._used_s = self._clock.now_s()
         with self._lock:
             self._disarm()
             self._arm.park()
@@ -136,7 +156,8 @@ class Guard:
             self._arm.close()
 
     def _read(self) -> ArmState:
-        state = self._arm.read()
+        with self._limp_noticed():
+            state = self._arm.read()
         self._measured, self._measured_s = state.q_rad.copy(), self._clock.now_s()
         self._blocked = self._divergence(self._measured, self._measured_s)
         return state
@@ -230,6 +251,21 @@ class Guard:
             self._hold()
             raise CommandRefused(reason)
 
+    def _refuse_unwell(self) -> None:
+        if reason := self._unwell():
+            if not self._holding:
+                self._hold()
+            raise ServoUnwell(f"the arm holds and does not move: {reason}")
+
+    @contextmanager
+    def _limp_noticed(self) -> Iterator[None]:
+        """An arm that was limp is not where it was sent: what was asked of it before no longer counts."""
+        try:
+            yield
+        except TorqueLost:
+            self._disarm()
+            raise
+
     def _hold_if_late(self) -> None:
         silent_s = self._clock.now_s() - self._accepted_s
         if self._armed and not self._holding and silent_s > self._watchdog_s:
@@ -237,12 +273,13 @@ class Guard:
 
     def _hold(self) -> None:
         """Command the measured joints once; the gripper keeps its target."""
-        pose = self._arm.read().q_rad.copy()
+        pose = self._read().q_rad.copy()
         if self._target is not None:
             pose[GRIPPER] = self._target[GRIPPER]
         # an arm pushed by hand may stand a little outside of what may be commanded
         pose = np.clip(pose, self._limits.lower_rad, self._limits.upper_rad)
-        self._arm.command(pose)
+        with self._limp_noticed():
+            self._arm.command(pose)
         self._restart_from(pose, self._clock.now_s())
         self._blocked = ""
         self._holding = True
@@ -252,9 +289,17 @@ class Guard:
             with self._lock:
                 try:
                     self._hold_if_late()
+                    self._read_if_idle()
                 except RobotError as error:
                     # tried again at the next round; the caller hears of it at the next call
                     self._watchdog_error = error
+
+    def _read_if_idle(self) -> None:
+        if self._armed and self._clock.now_s() - self._measured_s > IDLE_READ_S:
+            try:
+                self._read()
+            except BusError:
+                self._measured_s = self._clock.now_s()  # whoever uses the arm next meets it too
 
     def _raise_watchdog_error(self) -> None:
         if self._watchdog_error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -22,6 +22,28 @@ FAST_VELOCITY_UNIT, FINE_VELOCITY_UNIT, PHASE_FINE_VELOCITY = 50, 1, 0x04
 """Present_Velocity counts in 50 or 1 counts per second, by a bit of the Phase register."""
 HANDS_OFF_S: Final = 3.0
 """An arm that lost its torque and holds again does not move for so long: somebody may have a hand on it."""
+
+
+class Supervisor(Protocol):
+    """Who stands by to bring the arm down if this program cannot.
+
+    torque: hears True before any servo may be energised, and False when all are known to be released.
+    check raises WatchdogLost when nobody stands by any more.
+    """
+
+    def torque(self, on: bool) -> None: ...
+
+    def check(self) -> None: ...
+
+
+class Nobody:
+    """The supervisor of an arm that has none."""
+
+    def torque(self, on: bool) -> None:
+        """Nobody hears it."""
+
+    def check(self) -> None:
+        """Nobody is missed."""
 
 
 class SO101:
@@ -42,18 +64,18 @@ class SO101:
         health: HealthLimits | None = None,
         max_joint_speed_rad_s: float = np.inf,
         say: Callable[[str], None] = lambda line: None,
-        on_torque: Callable[[bool], None] = lambda on: None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Read the calibration; nothing is opened yet. Raises CalibrationError.
 
         hand_height_m: height of the hand above the table [m] at joint angles (6,) [rad]; None takes the arm
-        model's. max_joint_speed_rad_s: parking keeps to it. say: hears of the servos' health. on_torque:
-        hears True before any servo may be energised and False when every servo is known to be released.
+        model's. max_joint_speed_rad_s: parking keeps to it. say: hears of the servos' health. supervisor:
+        without one nobody stands by.
         """
         self._calibration = load_calibration(Path(calibration_dir), robot_id, port)
         self._how = how_to_calibrate(Path(calibration_dir), robot_id, port)
         self._limits = self._calibration.limits
-        self._clock, self._say, self._on_torque = clock, say, on_torque
+        self._clock, self._say, self._supervisor = clock, say, supervisor or Nobody()
         ids = {name: joint.id for name, joint in zip(JOINT_NAMES, self._calibration.joints, strict=True)}
         self._link = ServoLink(port, ids, retries, clock)
         self._lander = Lander(
@@ -109,8 +131,9 @@ class SO101:
         """Measured state now.
 
         Raises BusError; ServoFault naming joint and fault; TorqueLost once when servos were found limp,
-        after making them hold where they are.
+        after making them hold where they are; WatchdogLost.
         """
+        self._supervisor.check()
         now_s = self._clock.now_s()
         check = now_s >= self._next_check_s
         size = HEALTH_SIZE if check else STATE_SIZE
@@ -144,6 +167,7 @@ class SO101:
         if not self._awake:
             raise CommandRefused("the arm is released (not connected, or parked); connect() makes it hold")
         check_command(q_rad, self._limits)
+        self._supervisor.check()
         if self._link.lost or self._link.opened != self._opened:
             self.read()
         counts = self._calibration.counts(q_rad)
@@ -169,7 +193,7 @@ class SO101:
         self._awake = False
         landing = self._lander.land()
         if not landing.on:
-            self._on_torque(False)
+            self._supervisor.torque(False)
         if landing.problems:
             faulty = any(self._link.status.values())
             hint = " Switch the arm's supply off and on to clear latched faults." if faulty else ""
@@ -200,7 +224,7 @@ class SO101:
 
     def _energise(self, memories: dict[str, dict[str, int]]) -> None:
         """Set every servo up and make it hold where it is."""
-        self._on_torque(True)
+        self._supervisor.torque(True)
         self._awake = True
         for name in JOINT_NAMES:
             set_up_servo(self._link, name, memories[name])
