@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilserl.actor import EVAL_SEED, MAX_FAULTS, Actor, Plan, training_seed
+from hilserl.classifier.reward import ClassifierFault
 from hilserl.env import Timing
 from hilserl.types import End, Obs, Role, Weights
 from robot.errors import BusError, CameraError, CommandRefused
@@ -28,7 +29,14 @@ class Bench:
     """
 
     def __init__(
-        self, plan: Plan = PLAN, *, publish=None, faults=None, reset_faults=(), says=lambda step: Operator()
+        self,
+        plan: Plan = PLAN,
+        *,
+        publish=None,
+        faults=None,
+        reset_faults=(),
+        says=lambda step: Operator(),
+        reward=None,
     ) -> None:
         self.publish = {0: 1} if publish is None else publish
         self.faults, self.reset_faults, self.says = dict(faults or {}), list(reset_faults), says
@@ -51,7 +59,7 @@ class Bench:
             env=self,
             policy=FakePolicy(self),
             teleop=FakeTeleop(self),
-            reward=FakeReward(),
+            reward=reward or FakeReward(),
             link=self,
             plan=plan,
             report=self.reports.append,
@@ -276,6 +284,30 @@ def test_a_fault_of_the_body_discards_the_episode_and_goes_on(error):
     in_reset = Bench(reset_faults=[error]).run()
     assert [end for _, end, _ in in_reset.ended] == [End.TIMEOUT, End.TIMEOUT], "nothing had begun"
     assert type(error).__name__ in in_reset.reports[0].fault
+
+
+class Blind(FakeReward):
+    """A reward that cannot judge the third picture of each of the first `episodes` episodes."""
+
+    def __init__(self, episodes):
+        self.episodes, self.episode, self.step = episodes, 0, 0
+
+    def reset(self):
+        self.episode, self.step = self.episode + 1, 0
+
+    def score(self, obs, helped):
+        self.step += 1
+        if self.step == 3 and self.episode <= self.episodes:
+            raise ClassifierFault("the lamp is off")
+        return 0.0, None
+
+
+def test_an_episode_the_classifier_cannot_judge_is_discarded_with_the_reason_and_after_three_it_gives_up():
+    bench = Bench(reward=Blind(episodes=2)).run()
+    assert [end for _, end, _ in bench.ended] == [End.DISCARDED, End.DISCARDED, End.TIMEOUT]
+    assert bench.reports[0].fault == "ClassifierFault: the lamp is off"
+    with pytest.raises(ClassifierFault):
+        Bench(replace(PLAN, max_episodes=99), reward=Blind(episodes=MAX_FAULTS)).run()
 
 
 def test_the_third_fault_in_a_row_ends_it_and_a_good_episode_forgives():

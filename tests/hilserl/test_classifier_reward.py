@@ -11,19 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilserl.body import build_body
+from hilserl.body import build_body, build_reward
 from hilserl.classifier.decision import Decision, success_frame
+from hilserl.classifier.model import ClassifierError, RewardClassifier
 from hilserl.classifier.reward import OUTSIDE_FRAMES, ClassifierFault, ClassifierReward
-from hilserl.config import ConfigError, SuccessConfig
-from hilserl.config_loading import load_config
+from hilserl.config import Config, ConfigError, SuccessConfig
 from hilserl.episode import save_episode
 from hilserl.overrules import append_overrule, overrule_of
 from hilserl.reward import ButtonReward
 from hilserl.rollout import HoldStill, Played, rollout
+from hilserl.task_record import TaskMismatch
 from hilserl.types import End, Episode, Obs, Role
 from robot.types import Event, Operator
 from tests.fakes.body import LIFT, Body, Says, Tape, action, at
-from tests.fakes.recordings import CONFIG
+from tests.fakes.classifiers import ALWAYS, save_classifier
+from tests.fakes.recordings import small_config
 
 OBS = Obs({}, np.zeros(1, np.float32))
 PAYS_ONE = SuccessConfig(kind="classifier")
@@ -269,9 +271,88 @@ def test_what_was_not_contradicted_or_not_stored_is_no_overrule():
         assert (overrule_of("a", 1, played) is not None) is overruled, (event, called)
 
 
+# --- the classifier in a configuration ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> Config:
+    """A configuration in which a stored classifier judges, which calls each step that is no take-over's."""
+    config = small_config()
+    policy = replace(config.policy, vision_encoder_name="random:8:0")
+    task = replace(config.task, success=SuccessConfig(kind="classifier", reward=2.0))
+    folder = tmp_path_factory.mktemp("classifiers") / "best_model"
+    config = replace(config, task=task, policy=policy)
+    save_classifier(folder, config, replace(ALWAYS, takeover_frames=2), look=(40.0, 200.0))
+    return with_model(config, folder)
+
+
+def with_model(config: Config, folder) -> Config:
+    return replace(config, classifier=replace(config.classifier, model=str(folder)))
+
+
+def picture(config: Config, brightness: int) -> Obs:
+    shape = (*config.task.resize_size, 3)
+    return Obs({"gripper_cam": np.full(shape, brightness, np.uint8)}, np.zeros(1, np.float32))
+
+
+def test_the_stored_decision_judges_and_the_task_pays(judged):
+    reward = build_reward(judged, None)
+    helped = [True, True, False]
+    assert [reward.score(picture(judged, 90), one) for one in helped] == [
+        (0.0, None),
+        (0.0, None),
+        (2.0, End.SUCCESS),
+    ]
+    assert reward.facts()["classifier"] == RewardClassifier.load(judged.classifier.model, judged.task).hash
+
+
+def test_a_lamp_that_was_switched_off_stops_the_judging(judged):
+    reward = build_reward(judged, None)
+    for _ in range(OUTSIDE_FRAMES - 1):
+        reward.score(picture(judged, 5), True)
+    with pytest.raises(ClassifierFault, match=r"gripper_cam.* brightness 5\.0"):
+        reward.score(picture(judged, 5), True)
+
+
+def test_a_classifier_of_another_task_is_refused_unless_the_difference_is_allowed(judged):
+    other = replace(judged, task=replace(judged.task, fps=5.0, action_scale=0.03))
+    with pytest.raises(TaskMismatch, match=r"(?s)action_scale.*") as refusal:
+        build_reward(other, None)
+    assert "fps: here 5.0, there 10.0" in str(refusal.value)
+    build_reward(replace(other, allow_task_difference=("fps", "action_scale")), None)
+    paying = replace(judged, task=replace(judged.task, success=SuccessConfig("classifier", step_cost=0.1)))
+    assert build_reward(paying, None).score(picture(judged, 90), True) == (-0.1, None)
+
+
+def test_a_classifier_that_is_not_trusted_or_of_another_trunk_gives_no_rewards(judged, tmp_path):
+    doubtful = save_classifier(tmp_path / "doubtful", judged, trusted=False)
+    with pytest.raises(ClassifierError, match="1 false success in 3"):
+        build_reward(with_model(judged, doubtful), None)
+    trunk = replace(judged.policy, vision_encoder_name="random:8:1")
+    with pytest.raises(ClassifierError, match="random:8:0"):
+        build_reward(replace(judged, policy=trunk), None)
+
+
+@pytest.mark.parametrize(
+    ("teleop", "periods"), [("gamepad", 10), ("keyboard", 10), ("scripted", 0), ("none", 0)]
+)
+def test_only_a_person_is_waited_for(judged, teleop, periods):
+    reward = build_reward(replace(judged, teleop=replace(judged.teleop, type=teleop)), None)
+    assert reward.overrule_steps == periods
+
+
+def test_the_body_is_judged_by_the_classifier_from_its_own_camera(judged):
+    with build_body(judged, print) as body:
+        played = rollout(
+            env=body.env, policy=HoldStill(), teleop=Says(), reward=body.reward, seed=0, max_steps=5
+        )
+    assert (played.end, played.steps, played.facts["judge"]) == (End.SUCCESS, 1, "classifier")
+    assert played.total_reward == 2.0
+
+
 def test_where_a_classifier_judges_one_must_be_named_and_where_none_judges_none_is_asked_for():
-    config = load_config(CONFIG)
-    config = replace(config, task=replace(config.task, success=SuccessConfig(kind="classifier")))
+    config = small_config()
+    config = replace(config, task=replace(config.task, success=PAYS_ONE))
     with pytest.raises(ConfigError, match=r"classifier\.model is \"\""), build_body(config, print):
         pass
     judge = ButtonReward(config.task.success)
