@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hilserl.doctor import motion, software, task
+from hilserl.doctor import motion, servos, software, task
 from hilserl.doctor.context import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -20,6 +20,11 @@ CHECKS: tuple[Check, ...] = (
     Check("box_floor", "task", task.clearance),
     Check("absolute_paths", "task", task.paths),
     Check("ports", "arm", software.ports),
+    Check("servo_identity", "arm", servos.identity),
+    Check("servo_supply", "arm", servos.supply),
+    Check("servo_faults", "arm", servos.faults),
+    Check("servo_calibration", "arm", servos.eeprom),
+    Check("calibration_spans", "arm", servos.spans),
     Check("joint_motion", "motion", motion.joints),
     Check("unit_actions", "motion", motion.unit_actions),
     Check("gripper_round_trip", "motion", motion.gripper),

@@ -51,6 +51,8 @@ class Context:
         self._refused = False
         self.starts_m: F64 | None = None
         """Achieved hand positions (N, 3) [m] of the resets, once they were made."""
+        self.memories: tuple[dict[str, dict[str, int]], dict[str, int]] | None = None
+        """{joint: {register: value}} of the servos that answered, and {joint: status byte}."""
 
     def __enter__(self) -> Self:
         return self

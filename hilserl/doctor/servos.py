@@ -1,0 +1,163 @@
+"""Checks of the servos and their calibration. Nothing is written, and no torque comes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hilserl.doctor.context import Context, Missing
+from hilserl.doctor.findings import Finding, Status, judged
+from robot.calibration import (
+    COUNTS_PER_TURN,
+    RAD_PER_COUNT,
+    Calibration,
+    calibration_id,
+    load_calibration,
+    model_limits,
+)
+from robot.errors import BusError
+from robot.health import HealthLimits
+from robot.servo_link import ServoLink, fault_words
+from robot.servo_setup import CALIBRATED, MODEL_NUMBER
+from robot.timing import RealClock
+from robot.types import JOINT_NAMES, WRIST_ROLL
+
+SPAN_OFF = 0.1
+"""Share by which a joint's calibrated span may differ from the expected one."""
+FULL_TURN = 0.9
+"""Share of a turn the wrist's roll must have been calibrated over."""
+
+Memories = dict[str, dict[str, int]]
+
+
+def _calibration(context: Context) -> Calibration:
+    robot = context.config.robot
+    if context.twin:
+        raise Missing("the lock-step twin has no servos")
+    return load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
+
+
+def _memories(context: Context) -> tuple[Memories, dict[str, int]]:
+    """Registers of every servo that answers, read once, and their status bytes."""
+    if context.memories is None:
+        calibration, robot = _calibration(context), context.config.robot
+        ids = {name: joint.id for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)}
+        link = ServoLink(robot.port, ids, robot.bus_retries, RealClock())
+        found: Memories = {}
+        link.open()
+        try:
+            for name in JOINT_NAMES:
+                try:
+                    found[name] = link.read_memory(name)
+                except BusError:
+                    continue
+        finally:
+            link.close()
+        context.memories = found, dict(link.status)
+    return context.memories
+
+
+def identity(context: Context) -> list[Finding]:
+    """All six servos answer, each of the right model."""
+    calibration, (memories, _) = _calibration(context), _memories(context)
+    silent = [
+        f"{name} (servo {joint.id})"
+        for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
+        if name not in memories
+    ]
+    others = [
+        f"{name} is model {memory['Model_Number']}"
+        for name, memory in memories.items()
+        if memory["Model_Number"] != MODEL_NUMBER
+    ]
+    versions = {f"{m['Firmware_Major_Version']}.{m['Firmware_Minor_Version']}" for m in memories.values()}
+    faults = [*(f"no answer from {name}" for name in silent), *others]
+    value = "; ".join(faults) or f"six of model {MODEL_NUMBER}, firmware {', '.join(sorted(versions))}"
+    findings = [
+        judged("servo_identity", not faults, value, "six STS3215 answer", "check plugs, supply and servo ids")
+    ]
+    if len(versions) > 1:
+        advice = "servos of several firmware versions may move differently: update them"
+        findings.append(Finding("servo_firmware", Status.WARN, ", ".join(sorted(versions)), "one", advice))
+    return findings
+
+
+def supply(context: Context) -> list[Finding]:
+    """Voltage and heat of every servo, within the limits the arm pauses at."""
+    memories, _ = _memories(context)
+    limits, findings = HealthLimits(), []
+    volts = {name: memory["Present_Voltage"] / 10 for name, memory in memories.items()}
+    heats = {name: float(memory["Present_Temperature"]) for name, memory in memories.items()}
+    if not volts:
+        raise Missing("no servo answered")
+    low, hot = min(volts, key=lambda name: volts[name]), max(heats, key=lambda name: heats[name])
+    for check, joint, amount, warn, fail, unit, advice in (
+        (
+            "servo_voltage", low, volts[low], limits.warn_voltage_v, limits.pause_voltage_v, "V",
+            "one supply for each arm; check its plug and rating",
+        ),
+        (
+            "servo_temperature", hot, -heats[hot], -limits.warn_temperature_c, -limits.pause_temperature_c,
+            "C", "let it cool; look for a joint that carries load all the time",
+        ),
+    ):  # fmt: skip
+        status = Status.OK if amount > warn else Status.WARN if amount > fail else Status.FAIL
+        found = f"{abs(amount):g} {unit} at {joint}"
+        findings.append(Finding(check, status, found, f"{abs(warn):g}, {abs(fail):g} {unit}", advice))
+    return findings
+
+
+def faults(context: Context) -> list[Finding]:
+    """No servo has latched a fault."""
+    memories, status = _memories(context)
+    told = {name: fault_words(status[name] | memory["Status"]) for name, memory in memories.items()}
+    bad = [f"{name}: {words}" for name, words in told.items() if words]
+    value = "; ".join(bad) or "none"
+    return [judged("servo_faults", not bad, value, "none", "switch the arm's supply off and on again")]
+
+
+def eeprom(context: Context) -> list[Finding]:
+    """The servos hold the calibration file's numbers; the task record names this calibration."""
+    calibration, (memories, _) = _calibration(context), _memories(context)
+    different = [
+        f"{name}.{field}: file {getattr(joint, field)}, servo {memories[name][register]}"
+        for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
+        if name in memories
+        for register, field in CALIBRATED.items()
+        if getattr(joint, field) != memories[name][register]
+    ]
+    found, named = calibration_id(calibration), context.config.task.calibration_id
+    return [
+        judged(
+            "servo_calibration",
+            not different,
+            "; ".join(different) or f"{calibration.source} ({found})",
+            "file and servos agree",
+            "is this the right arm? write the file to its servos, or calibrate again (hilserl calibrate)",
+        ),
+        judged(
+            "calibration_id",
+            named in ("", found),
+            f"task record: {named or 'names none'}; this arm: {found}",
+            "the same",
+            "the arm was calibrated anew since: put that calibration back, or record again",
+        ),
+    ]
+
+
+def spans(context: Context) -> list[Finding]:
+    """Every joint was calibrated over the span it has, about its middle."""
+    calibration, model = _calibration(context), model_limits()
+    expected = (model.upper_rad - model.lower_rad) / RAD_PER_COUNT
+    wrong, table = [], []
+    for index, (name, joint) in enumerate(zip(JOINT_NAMES, calibration.joints, strict=True)):
+        span = joint.range_max - joint.range_min
+        table.append(f"{name} {span}")
+        if index == WRIST_ROLL:
+            if span < FULL_TURN * (COUNTS_PER_TURN - 1):
+                wrong.append(f"{name} spans {span} counts, a full turn is {COUNTS_PER_TURN - 1}")
+        elif abs(span / expected[index] - 1) > SPAN_OFF:
+            wrong.append(f"{name} spans {span} counts, expected {expected[index]:.0f}")
+    value = "; ".join(wrong) or ", ".join(table)
+    limit = f"within {100 * SPAN_OFF:.0f} % of the arm's"
+    advice = "calibrate again and move each joint to both its stops; the wrist rolls a full turn"
+    return [judged("calibration_spans", not wrong, value, limit, advice)]
