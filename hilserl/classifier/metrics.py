@@ -20,7 +20,7 @@ FAIR_THRESHOLD = 0.5
 on. The decision's own threshold is chosen for few false successes, and on these episodes."""
 BINS = 10
 """Bins of the reliability curve."""
-_DRAWS = 4000
+_DRAWS = 2000
 _SEED = 95
 _LOW, _HIGH = 2.5, 97.5
 

@@ -46,8 +46,9 @@ class Coverage:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Every warning with its condition."""
-        return tuple(f"{cell.fact} {cell.value}: {text}" for cell in self.cells for text in cell.warnings)
+        """One sentence per condition that has warnings."""
+        warned = [cell for cell in self.cells if cell.warnings]
+        return tuple(f"{cell.fact} {cell.value}: {', '.join(cell.warnings)}" for cell in warned)
 
 
 def coverage(episodes: Sequence[Scored], calls: Sequence[Call]) -> Coverage:

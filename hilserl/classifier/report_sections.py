@@ -157,8 +157,8 @@ def coverage_section(summary: Summary) -> str:
         "frames",
         "success frames",
         "frames right",
-        "95 %",
         "episodes right",
+        "95 %",
     )
     rows, before = [], ""
     for cell in found.cells:
@@ -185,8 +185,8 @@ def _coverage_row(cell: Cell, first: bool) -> tuple[str, ...]:
         str(cell.frames),
         str(cell.success_frames),
         percent(cell.accuracy.value),
-        f"{100 * cell.accuracy.low:.0f}&ndash;{100 * cell.accuracy.high:.0f}",
         f"{cell.correct.count}/{cell.correct.total}",
+        f"{100 * cell.correct.low:.0f}&ndash;{100 * cell.correct.high:.0f}&nbsp;%",
     )
 
 

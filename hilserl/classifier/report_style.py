@@ -46,7 +46,8 @@ ol.next { margin: 0; padding-left: 22px; } ol.next li { margin-bottom: 8px; max-
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--dim); font-weight: 500; font-size: 12.5px; vertical-align: bottom; }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); }
-td { vertical-align: middle; overflow-wrap: anywhere; } tr:last-child td { border-bottom: 0; }
+td { vertical-align: middle; overflow-wrap: break-word; min-width: 5em; }
+tr:last-child td { border-bottom: 0; }
 th.n, td.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px 40px; }
