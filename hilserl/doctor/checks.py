@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hilserl.doctor import motion, servos, software, task
+from hilserl.doctor import demonstrations, learning, motion, servos, software, task
 from hilserl.doctor.context import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -31,6 +31,13 @@ CHECKS: tuple[Check, ...] = (
     Check("zero_action_drift", "motion", motion.holding),
     Check("reset_repeatability", "motion", motion.resets),
     Check("control_rate", "motion", motion.rate),
+    Check("demo_task", "demonstrations", demonstrations.record),
+    Check("demo_actions", "demonstrations", demonstrations.actions),
+    Check("demo_places", "demonstrations", demonstrations.places),
+    Check("normalised_inputs", "demonstrations", demonstrations.inputs),
+    Check("policy_inputs", "learning", learning.sensitivity),
+    Check("loopback", "learning", learning.loopback),
+    Check("resume_equality", "learning", learning.resume),
 )
 GROUPS = tuple(dict.fromkeys(check.group for check in CHECKS))
 """Names of the groups, in order."""

@@ -7,12 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hilserl.body import Body, build_body
 from hilserl.config import Config
 from hilserl.doctor.findings import Finding
 from robot.kinematics import F64
+
+if TYPE_CHECKING:
+    from hilserl.doctor.demonstrations import Demonstrated
 
 type Say = Callable[[str], None]
 
@@ -51,6 +54,8 @@ class Context:
         self._refused = False
         self.starts_m: F64 | None = None
         """Achieved hand positions (N, 3) [m] of the resets, once they were made."""
+        self.demos: Demonstrated | None = None
+        """The demonstrations, once they were read."""
         self.memories: tuple[dict[str, dict[str, int]], dict[str, int]] | None = None
         """{joint: {register: value}} of the servos that answered, and {joint: status byte}."""
 
