@@ -13,7 +13,7 @@ from hilserl.env import Env, Timing
 from hilserl.episode import EpisodeHeader
 from hilserl.rollout import HoldStill, Listener, Played, Policy, Reward, rollout
 from hilserl.types import End, Obs, Role, Step, Weights
-from robot.errors import CommandRefused, RobotError
+from robot.errors import CommandRefused, RobotError, WatchdogLost
 from robot.types import Teleop
 
 MAX_FAULTS = 3
@@ -191,7 +191,7 @@ class Actor:
         except RobotError as error:
             fault = f"{type(error).__name__}: {error}"
             self._faults += 1
-            if self._faults >= MAX_FAULTS:
+            if self._faults >= MAX_FAULTS or isinstance(error, WatchdogLost):
                 raise
         finally:
             if sender.begun:
@@ -204,6 +204,7 @@ class Actor:
     def _await_weights(self) -> None:
         while self._plan.wait_for_weights and not self._version and not self._should_stop():
             self._link.wait_weights(0.5)
+            self._env.await_arm(self._should_stop)  # it holds meanwhile: its heat is watched
             self._take_weights()
 
     def _take_weights(self) -> None:

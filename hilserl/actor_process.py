@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hilserl.actor import Actor, EpisodeReport, Plan
+from hilserl.arm_metrics import ArmMetrics
 from hilserl.body import build_body, build_reward
 from hilserl.build import build_encoder, set_threads
 from hilserl.config import Config
@@ -54,6 +55,7 @@ def run_actor(config: Config) -> None:
             build_body(config, display.message, first_episode=link.next_episode_number - 1, judge=judge)
         )
         transitions = 0
+        arm_row = ArmMetrics(body.servos)
 
         def report(episode: EpisodeReport) -> None:
             nonlocal transitions
@@ -66,7 +68,7 @@ def run_actor(config: Config) -> None:
             if overrule := overrule_of(name, episode.number, episode.played):
                 append_overrule(folder.overrules, overrule)
                 display.message(overrule.sentence())
-            row = episode_row(episode) | {"actor/spooled": link.backlog}
+            row = episode_row(episode) | arm_row() | {"actor/spooled": link.backlog}
             if episode.role is Role.TRAIN:
                 taken, updates = link.progress()
                 row["train/updates_per_transition"] = updates / max(1, taken)

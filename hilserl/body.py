@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hilserl.config import CameraConfig, Config, ConfigError
 from hilserl.env import Env
 from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
+from robot.errors import RobotError
 from robot.kinematics import Kinematics
 from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Scene, Teleop
+
+if TYPE_CHECKING:
+    from robot.so101 import SO101
 
 Message = Callable[[str], None]
 
@@ -30,6 +35,10 @@ class Body:
     arm: Arm
     side_view: Callable[[], U8] | None
     truth: Callable[[], bool] | None
+    servos: SO101 | None = None
+    """The driver below the guard, for its numbers only."""
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext
+    """`with body.pause():` a person is waited for, and the arm holds for as long as that takes."""
 
 
 class NoTeleop:
@@ -49,13 +58,20 @@ class NoTeleop:
 class ManualScene:
     """A real table: a person puts the object in place while the arm waits `wait_s`."""
 
-    def __init__(self, clock: Clock, wait_s: float, message: Message) -> None:
-        self._clock, self._wait_s, self._message = clock, wait_s, message
+    def __init__(
+        self,
+        clock: Clock,
+        wait_s: float,
+        message: Message,
+        pause: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._clock, self._wait_s, self._message, self._pause = clock, wait_s, message, pause
 
     def arrange(self, seed: int) -> dict[str, float]:
         """Ask for the object and wait."""
         self._message(f"place the object; the episode starts in {self._wait_s:g} s")
-        self._clock.sleep_until(self._clock.now_s() + self._wait_s)
+        with self._pause():
+            self._clock.sleep_until(self._clock.now_s() + self._wait_s)
         return {}
 
 
@@ -181,34 +197,82 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
     from robot.guard import Guard
     from robot.so101 import SO101
     from robot.timing import RealClock
+    from robot.watchdog_link import WatchdogLink
+    from robot.watchdog_protocol import WatchdogSettings, show_emergency
 
     task, robot, clock = config.task, config.robot, RealClock()
     reward = judge or build_reward(config, None)
     calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
     check_calibration_id(calibration, task.calibration_id)
     message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
+    if told := show_emergency(robot.calibration_dir, robot.id):
+        message(told)
+    watchdog = stack.enter_context(
+        WatchdogLink(
+            WatchdogSettings(
+                robot.port,
+                robot.id,
+                robot.calibration_dir,
+                robot.max_joint_speed,
+                robot.bus_retries,
+                robot.park_after_s,
+            ),
+            message,
+        )
+    )
     teleop = _device(config)
     stack.callback(teleop.close)
     cameras = {}
     for name, camera in config.cameras.items():
         cameras[name] = open_camera(name, camera, (task.camera_width, task.camera_height))
         stack.callback(cameras[name].close)
-    servos = SO101(robot.port, robot.id, robot.calibration_dir, clock, robot.bus_retries)
+    servos = SO101(
+        robot.port,
+        robot.id,
+        robot.calibration_dir,
+        clock,
+        robot.bus_retries,
+        health=robot.health,
+        max_joint_speed_rad_s=robot.max_joint_speed,
+        say=message,
+        supervisor=watchdog,
+    )
     stack.callback(servos.close)
+    stack.callback(_park, servos, message)
+    watchdog.wait_ready()
     servos.connect()
-    arm = Guard(servos, clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s)
+    arm = Guard(
+        servos,
+        clock,
+        max_joint_speed_rad_s=robot.max_joint_speed,
+        watchdog_s=robot.watchdog_s,
+        unwell=lambda: servos.unwell,
+    )
     stack.callback(arm.close)
-    stack.callback(arm.park)
+    stack.callback(_park, arm, message)
+    watchdog.idle_s = lambda: arm.idle_s
     env = Env(
         task=task,
         arm=arm,
         cameras=cameras,
         clock=clock,
         kinematics=Kinematics(arm.limits),
-        scene=ManualScene(clock, robot.object_time_s, message),
+        scene=ManualScene(clock, robot.object_time_s, message, watchdog.pause),
         max_joint_speed=robot.max_joint_speed,
+        unwell=lambda: servos.unwell,
     )
-    return Body(env, teleop, reward, arm, None, None)
+    return Body(env, teleop, reward, arm, None, None, servos, watchdog.pause)
+
+
+def _park(arm: Arm, message: Message) -> None:
+    """Park on the way out. What goes wrong is said, not raised: it must not hide what was done before.
+
+    An arm that could not be released is left to its watchdog.
+    """
+    try:
+        arm.park()
+    except RobotError as error:
+        message(f"{type(error).__name__}: {error}")
 
 
 def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camera:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hilserl.dataset_columns import DatasetColumns
+from robot.health import HealthLimits
 from robot.twin.lift import LiftConfig
 
 
@@ -88,6 +89,11 @@ class RobotConfig:
     max_joint_speed: float = 4.0
     watchdog_s: float = 0.5
     bus_retries: int = 3
+    health: HealthLimits = field(default_factory=HealthLimits)
+    """Real arm: when the servos' heat, voltage, load and current warn, and when the arm holds for them."""
+    park_after_s: float = 60.0
+    """Real arm: a program that leaves the arm holding for so long, and is in no pause of its own, is ended by
+    the watchdog, which parks the arm."""
     object_time_s: float = 2.0
     """Real arm: pause at the reset pose in which a person places the object."""
 

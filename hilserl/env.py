@@ -6,6 +6,7 @@ becomes a policy image (`policy_image`), and where the state vector is built (`s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 from hilserl.config import CropConfig, TaskConfig
 from hilserl.types import Obs, Spec, check_action
-from robot.errors import CameraError, KinematicsError
+from robot.errors import BusError, CameraError, KinematicsError, TorqueLost
 from robot.kinematics import F64, Kinematics
 from robot.types import (
     F32,
@@ -35,6 +36,9 @@ RESET_CLEARANCE_M = 0.10
 """Height the hand is lifted to before it travels to its reset pose."""
 RESET_TOLERANCE_M = 0.003
 SETTLE_S = 0.4
+BUS_PATIENCE_S = 60.0
+"""How long an arm whose cable is out is waited for between episodes."""
+AGAIN_S = 0.5
 SPEED_MARGIN = 0.8
 """Share of the guard's speed limit that a step may use."""
 CLIPPED_M = 1e-3
@@ -139,8 +143,13 @@ class Env:
         kinematics: Kinematics,
         scene: Scene,
         max_joint_speed: float,
+        unwell: Callable[[], str] = lambda: "",
     ) -> None:
-        """max_joint_speed: what the arm's guard allows [rad/s]; a step never asks for more."""
+        """max_joint_speed: what the arm's guard allows [rad/s]; a step never asks for more.
+
+        unwell: why the arm must not move now, in words; empty when it may.
+        """
+        self._unwell = unwell
         self._task = task
         self._arm = arm
         self._cameras = cameras
@@ -163,6 +172,26 @@ class Env:
         self.timing = Timing()
         self.clipped_steps = 0
         """Steps of this episode in which the box or the leash shortened the asked motion."""
+
+    def await_arm(self, should_stop: Callable[[], bool]) -> bool:
+        """Look at the arm; wait while its bus is gone or it is unwell. False when should_stop says so.
+
+        Raises what the arm raises; BusError only when the bus stays away for BUS_PATIENCE_S.
+        """
+        end_s = self._clock.now_s() + BUS_PATIENCE_S
+        while True:
+            try:
+                self._arm.read()
+                if not self._unwell():
+                    return True
+            except TorqueLost:
+                pass  # it holds again where it is; the driver says when it may move
+            except BusError:
+                if self._clock.now_s() > end_s:
+                    raise
+            if should_stop():
+                return False
+            self._clock.sleep_until(self._clock.now_s() + AGAIN_S)
 
     def reset(self, seed: int) -> tuple[Obs, dict[str, float | str]]:
         """Bring the arm to its (randomised) reset pose, arrange the scene, and look.

@@ -10,7 +10,7 @@ import numpy as np
 
 from hilserl.env import Env
 from hilserl.types import ACTION_SIZE, End, Obs, Step
-from robot.errors import CommandRefused
+from robot.errors import CommandRefused, ServoUnwell, TorqueLost
 from robot.types import F32, Event, Operator, Teleop
 
 
@@ -115,9 +115,12 @@ def rollout(
 
     The operator's hand replaces the policy's action in the same step; his buttons end the episode and
     overrule the reward. Without help_allowed only his buttons count. STOP and should_stop end it as
-    DISCARDED: half an episode is not an episode. A refused command ends it as FAULT; other errors of the body
-    and of the reward pass through.
+    DISCARDED: half an episode is not an episode. A refused command, a servo that is unwell and one that lost
+    its torque end it as FAULT; other errors of the body and of the reward pass through. It begins when the
+    arm is well.
     """
+    if not env.await_arm(should_stop):
+        return Played(End.DISCARDED, 0, 0.0, 0, 0, True, {})
     obs, facts = env.reset(seed)
     policy.reset()
     reward.reset()
@@ -141,8 +144,8 @@ def rollout(
             action = policy.act(obs)
         try:
             obs = env.step(action)
-        except CommandRefused as error:
-            # The body is well and its guard holds it: what was played so far is good data.
+        except (CommandRefused, ServoUnwell, TorqueLost) as error:
+            # The arm holds: what was played so far is good data.
             end, fault = End.FAULT if steps else End.DISCARDED, str(error)
             break
         steps += 1

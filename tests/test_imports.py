@@ -30,7 +30,7 @@ TORCH_MODULES |= {
     f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
-PLAIN_ROBOT_MODULES += ("robot.joint_units",)
+PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health")
 COMPOSERS = {"build", "body", "pretrain", "cli"}
 """build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors."""
 

@@ -69,6 +69,9 @@ class Bench:
     # the environment
     spec = None
 
+    def await_arm(self, should_stop):
+        return True
+
     def reset(self, seed):
         if self.reset_faults and (error := self.reset_faults.pop(0)):
             raise error
