@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hilserl.recording as recording_module
+from hilserl import recording_files
+from hilserl.body import Body, build_body
 from hilserl.build import with_imported_demos
 from hilserl.config import Config, ConfigError
 from hilserl.dataset_schema import ACTION, IMAGES, STATE, TASK_RECORD, DatasetError, open_dataset
@@ -245,6 +248,32 @@ def test_a_fault_at_the_end_does_not_hide_what_was_saved(tmp_path, monkeypatch):
     assert said[-3].startswith("1 episodes saved, 1 in")
     assert said[-2].startswith("checked: 1 episodes")
     assert said[-1] == str(fault)
+
+
+def test_an_arm_left_alone_while_an_episode_is_encoded_is_held_with_what_it_lifted(tmp_path, monkeypatch):
+    """Encoding may take longer than the guard's watchdog waits; the next episode begins as ever."""
+    bodies: list[Body] = []
+
+    @contextmanager
+    def build(*args, **options):
+        with build_body(*args, **options) as body:
+            bodies.append(body)
+            yield body
+
+    def slowly(*args):
+        (body,) = bodies
+        clock, before = body.env._clock, body.arm.read().q_rad
+        assert body.truth()
+        clock.sleep_until(clock.now_s() + 4 * CONFIG.robot.watchdog_s)
+        after = body.arm.read().q_rad
+        assert body.arm.holding and body.truth()
+        assert np.abs(after - before).max() < 0.02
+        encode_video(*args)
+
+    monkeypatch.setattr(recording_module, "build_body", build)
+    monkeypatch.setattr(recording_files, "encode_video", slowly)
+    record_episodes(CONFIG, 2, "demo", tmp_path / "set", lambda _: None)
+    assert [(one.end, one.fault) for one in read_records(tmp_path / "set")] == [("success", "")] * 2
 
 
 def test_a_recording_without_an_episode_leaves_no_folder(tmp_path, monkeypatch):

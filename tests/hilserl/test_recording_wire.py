@@ -72,6 +72,8 @@ FAILED = [*LIFT, "still", "failure"]
 HELPED = ["still", *LIFT, "", "success"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_recorder_killed_in_mid_episode_loses_nothing_and_resume_goes_on(twin, tmp_path):
     root = tmp_path / "set"
     killed = record(twin, root, 4, [FAILED, ["up", "up", "discard"], HELPED, ["up", "up", "kill"]])
