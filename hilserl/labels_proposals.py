@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hilserl.classifier.sources import SourceEpisode
 from hilserl.labels import Label, Ranges
-from hilserl.rollout import JUDGE, OPERATOR, OVERRULED
+from hilserl.rollout import OPERATOR, OVERRULED
 from hilserl.types import End
 
 TRUTH, BUTTONS = "truth", "buttons"
@@ -47,15 +47,14 @@ def proposals(episode: SourceEpisode) -> tuple[Proposal, ...]:
 
 def _by_button(episode: SourceEpisode) -> Proposal | None:
     """What the person at the pad said, or, where only he could call a success, did not say."""
-    judge = episode.facts.get(JUDGE)
-    pressed = episode.end in (End.SUCCESS.value, End.FAILURE.value)
-    if judge != OPERATOR and (judge is not None or episode.judge != "button"):
+    if episode.judge not in (OPERATOR, "button"):
         return None
     against = episode.facts.get(OVERRULED)
     note = "" if against is None else f", against the automatic reward, which called {_called(str(against))}"
     if episode.end == End.SUCCESS.value:
         last = episode.frames - 1
         return Proposal(((last, last + 1),), BUTTONS, "ended by the success button" + note)
+    pressed = episode.end == End.FAILURE.value
     what = "ended by the failure button" if pressed else "the success button was not pressed"
     return Proposal((), BUTTONS, what + note)
 
