@@ -138,7 +138,7 @@ def edits(draw):
 
 
 @given(st.lists(edits(), min_size=2, max_size=3))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_any_edits_leave_every_frame_they_do_not_name_as_it_was(tmp_path_factory, changes):
     root = fill(tmp_path_factory.mktemp("edits") / "set", [5, 8, 6])
     model, done, states = content(root), 0, [snapshot(root)]
@@ -452,19 +452,20 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_with_its_labels(kind, tm
     target = "new" if kind == "merge" else "set"
     done = tmp_path / "done"
     shutil.copytree(start, done)
-    KILLS[kind](done / "set")
+    with monkeypatch.context() as context:
+        life = Life(context, 10_000)
+        KILLS[kind](done / "set")
+        steps = 10_000 - life.left
     old, new, other = (snapshot(path) for path in (start / target, done / target, start / "other"))
-    left, survived, seen = 0, False, {"old": 0, "new": 0}
-    while not survived:
+    seen = {"old": 0, "new": 0}
+    # while the new one is built every few moments will do; while it is exchanged, every one
+    for left in sorted({*range(0, steps, 4), *range(max(0, steps - 30), steps)}):
         root = tmp_path / f"{left}" / "set"
         shutil.copytree(start, root.parent)
         with monkeypatch.context() as context:
             Life(context, left)
-            try:
+            with pytest.raises(Killed):
                 KILLS[kind](root)
-                survived = True
-            except Killed:
-                pass
         edited = root.with_name(target)
         if edited.exists():  # before anything is repaired: whole, or not to be found
             assert snapshot(edited) in (old, new)
@@ -472,10 +473,9 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_with_its_labels(kind, tm
             with suppress(EditError):  # there is nothing yet of a merge that had not been decided on
                 repair(edited, silent)
         found = snapshot(edited)
-        assert found == new if survived else found in (old, new)
+        assert found in (old, new)
         seen["new" if found == new else "old"] += 1
         assert snapshot(root.with_name("other")) == other
         assert not (undo_folder(edited) / "new").exists()
         shutil.rmtree(root.parent)
-        left += 1
     assert seen["old"] > 10 and seen["new"] > 3
