@@ -30,7 +30,7 @@ def banner(trouble: str, light: str) -> str:
 def verdict(shown: Shown, desk: DecisionDesk) -> str:
     """The probability, its bar, the lamp, what is held, and the decision tried."""
     decision, probability = shown.decision, shown.probability
-    number = NO_PROBABILITY if probability is None else f"{probability:.4f}"
+    number = NO_PROBABILITY if probability is None else f"{probability:.3f}"
     share = 100 * (probability or 0.0)
     over = " over" if probability is not None and probability >= decision.threshold else ""
     lamp, word = (" on", "SUCCESS") if shown.called else ("", "no success")
@@ -38,6 +38,9 @@ def verdict(shown: Shown, desk: DecisionDesk) -> str:
         f'<span class="pv-pip{" on" if index < shown.held else ""}"></span>'
         for index in range(min(decision.hold_frames, 30))
     )
+    least = f"not before step {decision.min_frames}"
+    if decision.takeover_frames:
+        least += f", nor in the first {decision.takeover_frames} frames of a take-over"
     changed = ""
     if desk.changed:
         changed = f'<div class="pv-changed pv-faint">the model\'s file says {in_words(desk.kept)}</div>'
@@ -52,8 +55,7 @@ def verdict(shown: Shown, desk: DecisionDesk) -> str:
   <b id="pv-threshold" class="pv-mono">{decision.threshold:.3g}</b></div>
 <div class="pv-row"><span>held</span><span class="pv-pips">{pips}</span>
   <b id="pv-held" class="pv-mono">{shown.held} of {decision.hold_frames} frames</b></div>
-<div class="pv-row pv-faint"><span>not before step {decision.min_frames}; first
-  {decision.takeover_frames} of a take-over do not count</span></div>
+<div class="pv-row pv-faint">{least}</div>
 {changed}"""
 
 
@@ -67,8 +69,8 @@ def brightness_row(name: str, view: View, look: tuple[float, float]) -> str:
         style = "" if fits else ' class="pv-changed"'
         told = f"<b{style}>{view.brightness:.0f}</b>"
     return (
-        f'<div class="pv-row pv-faint"><span>brightness {escape(name)}</span>'
-        f'<span class="pv-mono">{told} (trained on {low:.0f} to {high:.0f})</span></div>'
+        f'<div class="pv-row pv-faint"><span>brightness, {escape(name)}</span>'
+        f"<span>{told} (trained: {low:.0f} to {high:.0f})</span></div>"
     )
 
 
@@ -77,7 +79,7 @@ def caption(view: View) -> str:
     if view.error:
         return f'<span class="pv-changed">{escape(view.error)}</span>'
     age = "" if view.age_s is None else f", {1000 * view.age_s:.0f} ms old"
-    return f"what the camera sees{age}"
+    return f"what the camera sees{age}; framed: the crop"
 
 
 def crop_style(crop: CropConfig, size: tuple[int, int]) -> str:

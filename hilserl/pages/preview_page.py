@@ -192,13 +192,13 @@ class _Page:
     def _buttons(self) -> None:
         """The keys, for the mouse."""
         told = {
-            "threshold −": "ArrowDown",
-            "threshold +": "ArrowUp",
-            "hold −": "[",
-            "hold +": "]",
-            "write": "w",
+            "↓ threshold": "ArrowDown",
+            "↑ threshold": "ArrowUp",
+            "[ hold": "[",
+            "] hold": "]",
+            "w write": "w",
+            **self._stage.buttons,
         }
-        told |= {"new episode": "r", "record": "c"} if "c" in self._stage.keys else {"table": "t"}
         with ui.element("div").classes("pv-buttons"):
             for text, key in told.items():
                 button = ui.button(text, on_click=lambda key=key: self._press(key), color=None)

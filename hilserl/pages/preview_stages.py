@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from html import escape
-from typing import Any, Protocol
+from typing import Protocol
 
 from nicegui import ui
 
@@ -19,9 +19,14 @@ STANDS_S = 2.0
 
 
 class Stage(Protocol):
-    """What a page shows. `build` is called once per tab, the rest by its timer and its keys."""
+    """What a page shows. `build` is called once per tab, the rest by its timer and its keys.
+
+    keys: {key: what it does}, for people.
+    """
 
     keys: dict[str, str]
+    buttons: dict[str, str]
+    """{text: the key it stands for}."""
 
     def build(self) -> None: ...
 
@@ -42,6 +47,7 @@ class LiveStage:
     """The cameras now."""
 
     keys = {"r": "new episode", "c": "record"}
+    buttons = {"r new episode": "r", "c record": "c"}
 
     def __init__(self, scorer: LiveScorer) -> None:
         self._scorer = scorer
@@ -105,21 +111,21 @@ class RecordedStage:
         "r": "to the start",
         "t": "table of success times",
     }
+    buttons = {"space play": " ", "p previous": "p", "n next": "n", "t table": "t"}
 
     def __init__(self, player: RecordedPlayer, fps: float) -> None:
         self._player, self._fps = player, fps
-        self._parts: dict[str, Any] = {}
         self._table_open = False
 
     def build(self) -> None:
         """Slider and table."""
         with ui.element("div").classes("pv-row w-full"):
-            told = ui.html("", sanitize=False).style("min-width: 330px").props("id=pv-episode")
+            told = ui.html("", sanitize=False).classes("pv-episode").props("id=pv-episode")
             slider = ui.slider(min=0, max=1, value=0).style("flex: 1").props("id=pv-slider dense")
         slider.on("update:model-value", lambda event: self._player.seek(int(event.args)))
         # A focused slider would take the arrow keys for itself.
         slider.on("change", js_handler="() => document.activeElement.blur()")
-        table = ui.html("", sanitize=False)
+        table = ui.html("", sanitize=False).classes("pv-rows")
 
         def refresh() -> None:
             player = self._player
@@ -142,13 +148,12 @@ class RecordedStage:
         )
 
     def _table(self) -> str:
-        player = self._player
-        rest = (
-            "" if player.times.done >= player.count else f"scored {player.times.done} of {player.count} ..."
-        )
-        return f'<div class="pv-faint">{rest}</div>' + preview_html.table(
-            player.times.rows(), player.episode.name, self._fps
-        )
+        times = self._player.times
+        told = f"scored {times.done} of {self._player.count} ..."
+        if times.done >= self._player.count:
+            told = times.summary()
+        rows = preview_html.table(times.rows(), self._player.episode.name, self._fps)
+        return f'<div class="pv-faint" id="pv-summary">{escape(told)}</div>{rows}'
 
     def shown(self) -> Shown | None:
         return self._player.shown(time.monotonic())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hilserl.classifier.decision import success_frame
 from hilserl.classifier.metrics import Scored
-from hilserl.classifier.metrics_calls import call_of
+from hilserl.classifier.metrics_calls import Call, call_of, episode_confusion
 from hilserl.classifier.sources import Source, SourceEpisode
 from hilserl.labels import Label, check_labels, labels_file, read_labels
 from hilserl.pages.preview_decision import DecisionDesk
@@ -67,16 +67,32 @@ class SuccessTimes:
         """Every episode, in the order of the recording."""
         return [self._row(episode) for episode in self._source.episodes]
 
+    def summary(self) -> str:
+        """What is called of the labelled episodes, in one sentence."""
+        calls = [call for episode in self._source.episodes if (call := self._call(episode)) is not None]
+        told = episode_confusion(calls)
+        shows, fails = told.called + told.early + told.missed, told.false + told.quiet
+        return (
+            f"{told.called} of {shows} successes rightly called ({told.missed} missed, {told.early} called "
+            f"at a wrong time), success called in {told.false} of {fails} failures"
+        )
+
+    def _call(self, episode: SourceEpisode) -> Call | None:
+        """What the decision makes of an episode; None where it is not labelled, or not scored."""
+        truth, scores = self.truth(episode), self.scores.get(episode.name)
+        if truth is None or scores is None:
+            return None
+        root, helped = str(self._source.root), episode.helped
+        one = Scored(root, episode.name, episode.facts, truth, scores, episode.end, helped=helped)
+        return call_of(one, self._desk.present)
+
     def _row(self, episode: SourceEpisode) -> Row:
         about, truth = str(episode.facts.get("scenario", episode.end)), self.truth(episode)
         true = int(truth.argmax()) if truth is not None and truth.any() else None
-        scores = self.scores.get(episode.name)
-        if scores is None:
+        if episode.name not in self.scores:
             why = self.faults.get(episode.name, "not scored yet")
             return Row(episode.name, about, true, None, why, None)
-        if truth is None:
+        call = self._call(episode)
+        if call is None:
             return Row(episode.name, about, None, self.called(episode), "not labelled", None)
-        root, helped = str(self._source.root), episode.helped
-        one = Scored(root, episode.name, episode.facts, truth, scores, episode.end, helped=helped)
-        call = call_of(one, self._desk.present)
         return Row(episode.name, about, true, call.frame, call.word, call.correct)
