@@ -22,7 +22,21 @@ def add_classifier(commands: Commands) -> None:
         allow_abbrev=False,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_train(actions)
     _add_preview(actions)
+
+
+def _add_train(actions: Commands) -> None:
+    text = "train a reward classifier on labelled episodes, and test it on whole episodes it has not seen"
+    add_command(actions, "train", _train, text)
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    config = load(args, overrides)
+    from hilserl.classifier.training import run_train
+
+    run_train(config, say)
+    return 0
 
 
 def _add_preview(actions: Commands) -> None:

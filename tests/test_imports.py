@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for package in ("hilserl", "robot") for p in (ROOT / package).rglob("*.py"))
 TORCH_MODULES = {"vision", "replay", "sac", "networks", "acting", "reward", "build", "inference", "pretrain"}
 TORCH_MODULES |= {
-    f"classifier.{name}" for name in ("model", "model_files", "network", "features", "training")
+    f"classifier.{name}"
+    for name in ("model", "model_files", "network", "features", "fitting", "crossvalidation", "training")
 }
 TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "sampling"}
 TORCH_MODULES |= {
