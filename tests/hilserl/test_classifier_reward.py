@@ -33,7 +33,10 @@ BODY = Body(at(LIFT, 0.22, 0.0, 0.10))
 DECISIONS = st.builds(
     Decision, st.sampled_from([0.5, 0.9]), st.integers(1, 4), st.integers(0, 8), st.integers(0, 3)
 )
-PROBABILITIES = st.lists(st.sampled_from([0.0, 0.4, 0.5, 0.7, 0.9, 1.0]), min_size=1, max_size=30)
+PROBABILITIES = st.one_of(
+    st.lists(st.sampled_from(levels), min_size=1, max_size=30)
+    for levels in ([0.0, 0.4, 0.5, 0.7, 0.9, 1.0], [0.0, 0.0, 0.4, 0.9])
+)
 SUCCESSES = st.builds(
     SuccessConfig,
     kind=st.just("classifier"),
@@ -102,7 +105,8 @@ def test_the_shortest_success_has_the_best_return_under_any_discount(idle, later
 
 @given(PROBABILITIES, DECISIONS, st.data())
 def test_light_never_seen_in_training_is_an_error_when_it_stays_and_never_a_success(judged, decision, data):
-    outside = data.draw(st.sets(st.integers(0, len(judged) - 1)))
+    unlike = data.draw(st.lists(st.booleans(), min_size=len(judged), max_size=len(judged)))
+    outside = {step for step, one in enumerate(unlike) if one}
     frame = success_frame(decision, [0.0, *judged])
     last = len(judged) if frame is None else frame
     staying = [n for n in range(last) if {*range(n - OUTSIDE_FRAMES + 1, n + 1)} <= outside]
@@ -120,13 +124,13 @@ def test_what_is_no_probability_is_an_error_and_not_a_failure(broken):
 
 
 def test_nothing_of_an_episode_counts_in_the_next():
-    classifier = Scripted([0.9, 0.9, 0.1, 0.9, 0.9, 0.9], Decision(0.5, 3, 0), outside=(0, 1, 3, 4))
+    classifier = Scripted([0.9] * 5, Decision(0.5, 3, 0), outside=(0, 1, 2, 3))
     reward = ClassifierReward(classifier, PAYS_ONE, 0)
     for _ in range(2):
         assert reward.score(OBS, False)[1] is None
     reward.reset()
     assert reward.facts() == {"classifier": "c0ffee"}, "no probability of the last episode either"
-    assert [reward.score(OBS, False)[1] for _ in range(4)] == [None, None, None, End.SUCCESS]
+    assert [reward.score(OBS, False)[1] for _ in range(3)] == [None, None, End.SUCCESS]
     assert reward.facts() == {"classifier": "c0ffee", "success_probability": 0.9}
 
 
@@ -219,7 +223,14 @@ def test_the_operator_has_the_last_word_while_the_arm_holds_still(said, end, pai
     assert len(last) == (2 + periods) * 5 and np.ptp(last, axis=0).max() == 0, (
         "it holds, also against his hand"
     )
-    np.testing.assert_array_equal(tape.obs[-1].state, tape.steps[-1].obs.state)
+    waited_s = BODY.twin.clock.now_s() - BODY.env.state.stamp_s
+    assert waited_s == pytest.approx(periods / LIFT.fps), "listeners find what the last step led to"
+
+
+def test_who_has_pressed_a_button_is_not_asked_again():
+    reward = ClassifierReward(Scripted([1.0]), PAYS_ONE, overrule_steps=4)
+    played, _ = play(reward, Operator(event=Event.FAILURE), Operator(event=Event.SUCCESS))
+    assert (played.end, played.total_reward) == (End.FAILURE, 0.0)
 
 
 def test_an_overrule_is_written_under_the_name_of_its_episodes_file(tmp_path):
