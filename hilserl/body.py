@@ -13,7 +13,7 @@ from hilserl.env import Env
 from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
 from robot.errors import RobotError
-from robot.kinematics import Kinematics
+from robot.kinematics import Kinematics, working_limits
 from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Scene, Teleop
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _twin_body(
         arm=arm,
         cameras={name: twin.camera},
         clock=twin.clock,
-        kinematics=Kinematics(arm.limits),
+        kinematics=Kinematics(working_limits(arm.limits)),
         scene=scene,
         max_joint_speed=robot.max_joint_speed,
     )
@@ -256,7 +256,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
         arm=arm,
         cameras=cameras,
         clock=clock,
-        kinematics=Kinematics(arm.limits),
+        kinematics=Kinematics(working_limits(arm.limits)),
         scene=ManualScene(clock, robot.object_time_s, message, watchdog.pause),
         max_joint_speed=robot.max_joint_speed,
         unwell=lambda: servos.unwell,

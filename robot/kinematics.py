@@ -30,6 +30,8 @@ TILT_TIEBREAK = 1e-4
 MAX_ITERATIONS, REACH_ITERATIONS = 40, 8
 POSITION_TOLERANCE_M = 1e-4
 SOLVER_DAMPING = 1e-6
+JOINT_MARGIN_RAD = np.radians(3.0) + 1e-4
+"""Room left to both ends of each joint that places the hand: at its stop a servo stalls and overheats."""
 SOLVER_DT_S = 1.0
 """mink integrates velocities; with one second per iteration a velocity is a step."""
 
@@ -131,6 +133,13 @@ class Kinematics:
                 np.arctan2(relative[1, 0], relative[0, 0]),
             ]
         )
+
+
+def working_limits(limits: Limits) -> Limits:
+    """`limits` less JOINT_MARGIN_RAD for the joints that place the hand; roll and gripper keep theirs."""
+    margin = np.full(NUM_JOINTS, JOINT_MARGIN_RAD, np.float32)
+    margin[[WRIST_ROLL, GRIPPER]] = 0.0
+    return Limits(limits.lower_rad + margin, limits.upper_rad - margin)
 
 
 def _turned_down(rotmat: F64) -> F64:

@@ -14,7 +14,7 @@ from hilserl.doctor.context import Context
 from hilserl.doctor.findings import Finding, Status, judged
 from hilserl.env import RESET_CLEARANCE_M, RESET_TOLERANCE_M, reset_posture
 from hilserl.task_record import task_hash
-from robot.kinematics import F64, Kinematics
+from robot.kinematics import F64, Kinematics, working_limits
 from robot.types import GRIPPER, JOINT_NAMES, NUM_JOINTS, WRIST_ROLL
 
 MIN_MARGIN_RAD = np.radians(3.0)
@@ -41,12 +41,13 @@ def starts(context: Context) -> F64:
 
 def reset_pose(context: Context) -> list[Finding]:
     """Every start can be reached, with room to every joint limit."""
-    task, kinematics = context.config.task, Kinematics()
+    task, limits = context.config.task, Kinematics().limits
+    kinematics = Kinematics(working_limits(limits))
     margin, miss, where = np.inf, 0.0, ""
     for start in starts(context):
         q = reset_posture(task, kinematics, start)
         miss = max(miss, float(np.linalg.norm(kinematics.fk(q).xyz_m - start)))
-        room = np.minimum(q - kinematics.limits.lower_rad, kinematics.limits.upper_rad - q)[:NUM_JOINTS]
+        room = np.minimum(q - limits.lower_rad, limits.upper_rad - q)
         room[[WRIST_ROLL, GRIPPER]] = np.inf  # these two are chosen, not solved for
         worst = int(np.argmin(room))
         if room[worst] < margin:
@@ -98,7 +99,7 @@ def box(context: Context) -> list[Finding]:
 
 
 def _corners(low: F64, high: F64) -> Finding:
-    kinematics, missed = Kinematics(), []
+    kinematics, missed = Kinematics(working_limits(Kinematics().limits)), []
     for corner in product(*zip(low, high, strict=True)):
         target = np.array(corner)
         q = kinematics.ik(target, np.zeros(NUM_JOINTS, np.float32))
