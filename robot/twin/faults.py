@@ -37,6 +37,8 @@ class Faults:
 
     drop_rate, corrupt_rate: chance per packet, in each direction. late_rate: chance per answer of being held
     back by late_s [s]. silent: ids of servos that do not answer. status: latched Status bits by servo id.
+    heat_c, voltage_v, load (share of full torque, -1..1): what a servo shows instead of what it measures, by
+    id; unlike `status` it does nothing by itself.
     """
 
     seed: int = 0
@@ -46,6 +48,9 @@ class Faults:
     late_s: float = 0.1
     silent: frozenset[int] = frozenset()
     status: dict[int, Status] = field(default_factory=dict)
+    heat_c: dict[int, float] = field(default_factory=dict)
+    voltage_v: dict[int, float] = field(default_factory=dict)
+    load: dict[int, float] = field(default_factory=dict)
     camera: CameraFault = CameraFault.NONE
     _rng: random.Random = field(init=False)
     _last: U8 | None = field(init=False, default=None)

@@ -16,9 +16,9 @@ MAX_LENGTH: Final = 250
 STALL_TORQUE_NM: Final = 2.94
 STALL_CURRENT: Final = 415
 """[6.5 mA] drawn at stall torque: 2.7 A."""
-OVERHEATED_C: Final = 75
-UNDERVOLTAGE: Final = 38
-"""[0.1 V] shown while the voltage fault is on."""
+WARM_C, OVERHEATED_C = 30, 75
+SUPPLY, UNDERVOLTAGE = 74, 38
+"""[0.1 V] shown usually, and while the voltage fault is on."""
 
 
 class ServoBody(Protocol):
@@ -119,18 +119,20 @@ class Servo:
             goal = min(max(goal, low), high)
         self._body.set_goal_rad(self._joint, self._to_rad(goal))
 
-    def refresh(self, status: Status) -> None:
-        """Bring the registers that show the present up to date."""
+    def refresh(self, status: Status, faults: Faults) -> None:
+        """Bring the registers that show the present up to date. status: its latched faults."""
         changed = self.memory.get("Status") != int(status)
         velocity = round(self._body.velocity_rad_s(self._joint) / reg.RAD_PER_COUNT)
-        share = self._body.torque_nm(self._joint) / STALL_TORQUE_NM
+        share = faults.load.get(self.id, self._body.torque_nm(self._joint) / STALL_TORQUE_NM)
+        volts = UNDERVOLTAGE if status & Status.VOLTAGE else SUPPLY
+        degrees = OVERHEATED_C if status & Status.OVERHEAT else WARM_C
         values = {
             "Present_Position": encode_sign(self._present_counts(), reg.POSITION_SIGN_BIT),
             "Present_Velocity": encode_sign(velocity, reg.POSITION_SIGN_BIT),
             "Present_Load": encode_sign(max(-1000, min(1000, round(1000 * share))), reg.LOAD_SIGN_BIT),
             "Present_Current": min(500, round(STALL_CURRENT * abs(share))),
-            "Present_Voltage": UNDERVOLTAGE if status & Status.VOLTAGE else 74,
-            "Present_Temperature": OVERHEATED_C if status & Status.OVERHEAT else 30,
+            "Present_Voltage": round(10 * faults.voltage_v.get(self.id, volts / 10)),
+            "Present_Temperature": round(faults.heat_c.get(self.id, degrees)),
             "Status": int(status),
             "Moving": int(abs(velocity) > self.memory.get("Moving_Velocity_Threshold")),
         }
@@ -201,7 +203,7 @@ class ServoBus:
     def tick(self) -> None:
         """Let the servos notice faults without being asked: an overloaded servo lets go by itself."""
         for servo in self.servos:
-            servo.refresh(self._status(servo))
+            servo.refresh(self._status(servo), self._faults)
 
     def power_cycle(self) -> None:
         """Switch the arm's supply off and on: faults clear, torque is off, only kept EEPROM stays."""
@@ -242,7 +244,7 @@ class ServoBus:
 
     def _obey(self, servo: Servo, instruction: int, parameters: bytes) -> bool:
         """Carry the instruction out. False: the servo does not understand it and stays mute."""
-        servo.refresh(self._status(servo))
+        servo.refresh(self._status(servo), self._faults)
         if instruction == Instruction.PING:
             return True
         if instruction == Instruction.READ:
@@ -269,11 +271,11 @@ class ServoBus:
         address, size = parameters[0], parameters[1]
         for start in range(2, len(parameters) - size, size + 1):
             for servo in self._listeners(parameters[start]):
-                servo.refresh(self._status(servo))
+                servo.refresh(self._status(servo), self._faults)
                 servo.write(address, parameters[start + 1 : start + 1 + size])
 
     def _reply(self, servo: Servo, servo_id: int, read: bytes) -> bytes:
         """A status packet; `read` is (address, size) of the memory to send along, or empty."""
-        servo.refresh(self._status(servo))
+        servo.refresh(self._status(servo), self._faults)
         data = servo.memory.read(read[0], read[1]) if read else b""
         return self._faults.on_packet(packet(servo_id, int(self._status(servo)), data))
