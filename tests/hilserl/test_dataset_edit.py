@@ -184,8 +184,10 @@ def test_any_edits_leave_every_frame_they_do_not_name_as_it_was(tmp_path_factory
 @pytest.mark.parametrize("start", [0, 1, 2, 5])
 def test_a_cut_video_shows_the_very_pictures(tmp_path, start):
     rng = np.random.default_rng(start)
-    noise = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(11)]
-    encode_video(tmp_path / "old.mp4", noise, 10)
+    noise = rng.integers(
+        0, 256, (48, 80, 3), np.uint8
+    )  # one picture that moves: only every other is a key frame
+    encode_video(tmp_path / "old.mp4", [noise[:, frame : frame + 64] for frame in range(11)], 10)
     cut_video(tmp_path / "old.mp4", tmp_path / "new.mp4", start, 9, 10)
     old, new = pictures(tmp_path / "old.mp4"), pictures(tmp_path / "new.mp4")
     assert len(new) == 9 - start
