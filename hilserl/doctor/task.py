@@ -14,11 +14,9 @@ from hilserl.doctor.context import Context
 from hilserl.doctor.findings import Finding, Status, judged
 from hilserl.env import RESET_CLEARANCE_M, RESET_TOLERANCE_M, reset_posture
 from hilserl.task_record import task_hash
-from robot.kinematics import F64, Kinematics, working_limits
+from robot.kinematics import F64, JOINT_MARGIN_RAD, Kinematics, working_limits
 from robot.types import GRIPPER, JOINT_NAMES, NUM_JOINTS, WRIST_ROLL
 
-MIN_MARGIN_RAD = np.radians(3.0)
-"""A joint that stands nearer to its limit is clipped at the next step."""
 SMALL_BOX_M = 0.08
 """A side of the box below this leaves a task hardly any room."""
 
@@ -40,7 +38,7 @@ def starts(context: Context) -> F64:
 
 
 def reset_pose(context: Context) -> list[Finding]:
-    """Every start can be reached, with room to every joint limit."""
+    """Every start can be reached with room to every joint limit."""
     task, limits = context.config.task, Kinematics().limits
     kinematics = Kinematics(working_limits(limits))
     margin, miss, where = np.inf, 0.0, ""
@@ -51,22 +49,16 @@ def reset_pose(context: Context) -> list[Finding]:
         room[[WRIST_ROLL, GRIPPER]] = np.inf  # these two are chosen, not solved for
         worst = int(np.argmin(room))
         if room[worst] < margin:
-            margin, where = float(room[worst]), f"{JOINT_NAMES[worst]} at {np.round(start, 3)} m"
+            margin, where = float(room[worst]), JOINT_NAMES[worst]
     return [
         judged(
             "reset_reach",
             miss <= RESET_TOLERANCE_M,
-            f"misses a start by {miss * 1000:.1f} mm at most",
-            f"{RESET_TOLERANCE_M * 1000:.0f} mm",
+            f"misses a start by {miss * 1000:.1f} mm at most, {np.degrees(margin):.1f} degrees from the end "
+            f"of {where}",
+            f"{RESET_TOLERANCE_M * 1000:.0f} mm, with {np.degrees(JOINT_MARGIN_RAD):.0f} degrees of room",
             "move task.reset_xyz or shrink task.random_ee_range_xy to where the arm can reach",
-        ),
-        judged(
-            "reset_margin",
-            margin >= MIN_MARGIN_RAD,
-            f"{np.degrees(margin):.1f} degrees to the nearest joint limit ({where})",
-            f"at least {np.degrees(MIN_MARGIN_RAD):.0f} degrees",
-            "move task.reset_xyz: at its limit a joint clips every step",
-        ),
+        )
     ]
 
 
