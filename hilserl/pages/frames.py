@@ -12,7 +12,7 @@ import numpy as np
 
 from hilserl.dataset_schema import IMAGES, DatasetError, is_dataset, open_dataset
 from hilserl.dataset_video import native_frames
-from hilserl.episode import EpisodeFileError, load_episode
+from hilserl.episode import EpisodeFileError, load_episode, scan_episodes
 from robot.types import U8
 
 QUALITY = 92
@@ -34,14 +34,14 @@ def pictures_of(root: Path) -> tuple[Callable[[str], Pictures], tuple[str, ...]]
     Of a LeRobotDataset the native frames; of episode archives the policy images they hold.
     """
     if not is_dataset(root):
-        first = next(root.glob("*.npz"))
+        first = load_episode(scan_episodes(root)[0].path)
 
         def archived(name: str) -> Pictures:
             for camera, images in load_episode(root / f"{name}.npz").images.items():
                 for frame, image in enumerate(images):
                     yield camera, frame, image
 
-        return archived, tuple(load_episode(first).images)
+        return archived, tuple(first.images)
     dataset = open_dataset(root)
 
     def recorded(name: str) -> Pictures:

@@ -29,11 +29,11 @@ export default {
           <div class="failed" v-if="failed">{{ failed }}</div>
         </div>
         <aside>
-          <div class="counter"><b>{{ cursor }}</b><span>of {{ last }}</span></div>
+          <div class="counter"><b>{{ cursor }}</b><span>frame, of 0 to {{ last }}</span></div>
           <div class="clock">{{ (cursor / view.fps).toFixed(2) }} s<span v-if="playing"> ▶ {{ view.fps }} Hz</span></div>
           <h3>Label</h3>
           <div class="label" :class="state.label.kind">{{ state.label.text }}</div>
-          <div class="note" v-if="state.label.by">by {{ state.label.by }}</div>
+          <div class="note" v-if="state.label.by">by {{ state.label.by }}{{ stored }}</div>
           <div class="note pending" v-if="state.pending">{{ state.pending[0] === "start" ? "starts" : "ends" }} at frame
             {{ state.pending[1] }}: press {{ state.pending[0] === "start" ? "e at its last frame" : "s at its first frame" }}</div>
           <template v-if="state.ghost"><h3>Proposal</h3><div class="ghosted">{{ state.ghost.text }}</div>
@@ -79,6 +79,7 @@ export default {
       const success = this.state.ranges.some(([a, b]) => a <= this.cursor && this.cursor < b);
       return success ? { kind: "success", text: "success" } : { kind: "none", text: "no success" };
     },
+    stored() { return this.state.ranges.map(([first, end]) => `, stored [${first}, ${end})`).join(""); },
     score() { return this.state.scores ? this.state.scores[this.cursor] : null; },
     curve() { return this.state.scores.map((p, k) => `${k + 0.5},${1 - p}`).join(" "); },
     ticks() {

@@ -5,6 +5,7 @@ The pictures of the recording show their own frame number, in bits, as rows of b
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,13 +16,16 @@ from hilserl.classifier.network import Sizes, SuccessNetwork
 from hilserl.classifier.sources import open_source
 from hilserl.config import CropConfig
 from hilserl.encoder import FeatureEncoder
+from hilserl.episode import save_episode
 from hilserl.labels import Label, change_labels, labels_file, read_labels
 from hilserl.labels_review import disagreements
+from hilserl.pages.frames import KEPT, FramesError, FrameStore, pictures_of
 from hilserl.recording_files import Recording
 from hilserl.task_record import task_json
 from hilserl.types import End
 from hilserl.vision import load_trunk
 from tests.fakes.browser import browser, page, page_errors, wait_for  # noqa: F401
+from tests.fakes.episodes import short_episode
 from tests.fakes.takes import TINY, random_take, record
 
 BITS = 8
@@ -331,6 +335,31 @@ def test_pictures_come_from_this_computer_only_and_errors_name_the_frame(address
         with pytest.raises(HTTPError) as error:
             urlopen(request)
         assert error.value.code == status and said in error.value.read().decode()
+
+
+def test_the_pictures_of_episode_archives_are_kept_and_decoded_anew_when_they_were_given_up(tmp_path):
+    rng = np.random.default_rng(0)
+    images, names = {}, [f"a_{number:08d}_00004_success" for number in range(1, KEPT + 3)]
+    for number, name in enumerate(names, 1):
+        levels = rng.integers(0, 256, (2, 5, 1, 1, 3))
+        images[name] = {c: np.tile(levels[i], (1, 16, 16, 1)).astype(np.uint8) for i, c in enumerate("xy")}
+        save_episode(tmp_path, replace(short_episode(4, number=number), images=images[name]))
+    (tmp_path / "note.npz").write_text("no episode")
+    read, cameras = pictures_of(tmp_path)
+    assert cameras == ("x", "y")
+    with FrameStore(read) as store:
+        for name in [*names, *names[::-1]]:
+            for camera, frame in (("y", 4), ("x", 0), ("x", 3)):
+                jpeg = np.frombuffer(store.get(name, camera, frame), np.uint8)
+                shown = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+                assert np.abs(shown - images[name][camera][frame]).max() < 12
+        with pytest.raises(FramesError, match=f"frame 5 of x is not in episode {names[0]}"):
+            store.get(names[0], "x", 5)
+        (tmp_path / f"{names[1]}.npz").write_bytes(b"torn")
+        for name in names[2:]:
+            store.get(name, "x", 0)
+        with pytest.raises(FramesError, match=rf"{names[1]}\.npz: cannot be read"):
+            store.get(names[1], "x", 0)
 
 
 def test_nothing_but_the_label_file_was_written(recording, address):
