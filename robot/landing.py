@@ -81,12 +81,16 @@ class Lander:
         return states, silent
 
     def await_bus(self, patience_s: float) -> tuple[dict[str, ServoState], dict[str, str]]:
-        """As `look`, again and again until one servo answers or patience_s is over."""
-        end_s = self.clock.now_s() + patience_s
+        """As `look`, again and again until servos answer or patience_s is over.
+
+        A bus that comes back answers in part at first: only what two looks agree on counts.
+        """
+        end_s, before = self.clock.now_s() + patience_s, set(JOINT_NAMES)
         while True:
             states, silent = self.look()
-            if states or self.clock.now_s() >= end_s:
+            if (states and set(states) == before) or self.clock.now_s() >= end_s:
                 return states, silent
+            before = set(states)
             self.clock.sleep_until(self.clock.now_s() + AGAIN_S)
 
     def hold(self, states: Mapping[str, ServoState]) -> dict[str, str]:
@@ -154,11 +158,12 @@ class Lander:
                 self._settle(movable, landing)
                 return
             except BusError as error:
-                states, _ = self.await_bus(BUS_PATIENCE_S)
+                states, silent = self.await_bus(BUS_PATIENCE_S)
                 if not states or outage == MAX_OUTAGES:
                     landing.problems["the way to the rest pose"] = str(error)
                     return
-                movable = self._still(movable, states, landing)
+                movable = [joint for joint in self._still(movable, states, landing) if joint in states]
+                landing.problems.update({j: told for j, told in silent.items() if j not in landing.problems})
 
     def _follow(self, q_rad: F32, movable: list[str], landing: Landing) -> None:
         assert self.calibration is not None
