@@ -19,6 +19,8 @@ MOST_VALUES = 12
 """A fact with more different words than this names episodes, not conditions."""
 OUTCOMES = ("scenario",)
 """Facts that say what was done rather than under which conditions: one without a success is no flaw."""
+_NO_CONDITIONS = (*OUTCOMES, "judge")
+"""Facts that need not vary: what was done, and who could say so."""
 NOT_TOLD = "not told"
 
 
@@ -77,11 +79,11 @@ def _cell(
     success_episodes = sum(one.true_frame is not None for one in episodes)
     accuracy = frame_accuracy(episodes)
     warnings = []
-    if len(episodes) < THIN_EPISODES:
+    if len(episodes) < THIN_EPISODES and value != NOT_TOLD:
         warnings.append(f"only {len(episodes)} {'episode' if len(episodes) == 1 else 'episodes'}")
-    if alone and fact not in OUTCOMES:
+    if alone and fact not in _NO_CONDITIONS:
         warnings.append("the only one seen: nothing is known of others")
-    elif value != NOT_TOLD and fact not in OUTCOMES and success_episodes in (0, len(episodes)):
+    elif value != NOT_TOLD and fact not in _NO_CONDITIONS and success_episodes in (0, len(episodes)):
         warnings.append(
             "no episode with a success" if not success_episodes else "no episode without a success"
         )

@@ -32,9 +32,6 @@ def standing(summary: Summary, allowed: float) -> tuple[str, str, str]:
     if not with_success.total or not failed.total:
         missing = "with a success" if not with_success.total else "without a success"
         return "bad", "Cannot be judged", f"There is no held-out episode {missing}."
-    if len(summary.episodes) < ENOUGH_EPISODES:
-        sentence = f"{many(len(summary.episodes), 'episode')} say too little: the intervals are wide."
-        return "fair", "Too few episodes", sentence
     wrong = []
     if (failed.value or 0.0) > allowed:
         wrong.append(
@@ -44,11 +41,15 @@ def standing(summary: Summary, allowed: float) -> tuple[str, str, str]:
         wrong.append(f"it was called at the wrong time in {confusion.early} of {with_success.total} episodes")
     if (with_success.value or 0.0) < GOOD_CALLED:
         wrong.append(f"only {of_total(with_success)} successes were called")
-    if summary.accuracy.low < GOOD_LOW:
+    few = len(summary.episodes) < ENOUGH_EPISODES
+    if not few and summary.accuracy.low < GOOD_LOW:
         wrong.append(f"as few as {percent(summary.accuracy.low)} of frames may be right")
     if wrong:
         text = " and ".join(wrong)
         return "bad", "Not ready", f"{text[0].upper()}{text[1:]}."
+    if few:
+        sentence = f"{many(len(summary.episodes), 'episode')} say too little: the intervals are wide."
+        return "fair", "Too few episodes", sentence
     return "good", "Ready for a live trial", "It holds on episodes it was not trained on."
 
 
