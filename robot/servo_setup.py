@@ -44,13 +44,13 @@ Memories = Mapping[str, Mapping[str, int]]
 def check_calibration(port: str, calibration: Calibration, memories: Memories, how: str) -> None:
     """Raise CalibrationError naming every joint and both values unless the servos hold `calibration`.
 
-    how: the command that mends it.
+    memories: of the servos to compare. how: the command that mends it.
     """
     different = [
         f"{name}.{field}: file {getattr(joint, field)}, servo {memories[name][register]}"
         for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
         for register, field in CALIBRATED.items()
-        if getattr(joint, field) != memories[name][register]
+        if name in memories and getattr(joint, field) != memories[name][register]
     ]
     if different:
         raise CalibrationError(

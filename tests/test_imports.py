@@ -32,8 +32,9 @@ TORCH_MODULES |= {
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
 PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health")
-COMPOSERS = {"build", "body", "pretrain", "cli"}
-"""build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors."""
+COMPOSERS = {"build", "body", "pretrain", "cli", "cli_arm"}
+"""build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors, cli_arm
+the servos'."""
 
 
 def name_of(path: Path) -> str:
