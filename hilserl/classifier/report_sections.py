@@ -178,7 +178,7 @@ def _coverage_row(cell: Cell, first: bool) -> tuple[str, ...]:
     warning = "<br>".join(escape(text) for text in cell.warnings)
     return (
         f"<b>{escape(cell.fact)}</b>" if first else f'<span class="dim">{escape(cell.fact)}</span>',
-        f'<span class="line">{escape(cell.value)}</span>',
+        f'<span class="value">{escape(cell.value)}</span>',
         f'<small class="warn">{warning}</small>' if warning else "",
         str(cell.episodes),
         str(cell.success_episodes),

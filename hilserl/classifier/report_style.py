@@ -52,7 +52,8 @@ th.n, td.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px 40px; }
 #confusion-episodes td.n, #confusion-frames td.n { font-size: 16px; }
-.line { white-space: nowrap; } td .hit { color: var(--good); font-weight: 650; } td .slip { color: var(--bad); font-weight: 650; }
+.value { white-space: nowrap; }
+td .hit { color: var(--good); font-weight: 650; } td .slip { color: var(--bad); font-weight: 650; }
 figure { margin: 0; } figcaption { font-size: 13px; margin-top: 4px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 22px; }
 .plots svg { width: 100%; height: auto; display: block; } svg text { fill: var(--dim); font-size: 12px; }
