@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterator
 
-from hilserl.config import Config, TaskConfig
+from hilserl.config import Config, RobotConfig, TaskConfig
 from hilserl.config_ranges import inside, range_problems
 from hilserl.config_tree import Tree, encode, flatten, leaf_names
 
@@ -33,6 +33,7 @@ def find_problems(config: Config) -> list[str]:
         *range_problems(values),
         *_name_problems(config),
         *_timing_problems(config.task),
+        *_health_problems(config.robot),
         *_workspace_problems(config.task),
         *_action_problems(config.task),
         *_picture_problems(config),
@@ -68,6 +69,22 @@ def _name_problems(config: Config) -> Iterator[str]:
         yield 'output_dir is "", give the folder runs are written to, such as "outputs"'
     if not _DEVICE.fullmatch(config.policy.device):
         yield f'policy.device is "{config.policy.device}", it must be cpu, mps, cuda or cuda:NUMBER'
+
+
+def _health_problems(robot: RobotConfig) -> Iterator[str]:
+    """A warning that comes after the pause warns of nothing. Voltage is bad when it is low."""
+    health = robot.health
+    for name, warn, pause, low_is_bad in (
+        ("temperature_c", health.warn_temperature_c, health.pause_temperature_c, False),
+        ("voltage_v", health.warn_voltage_v, health.pause_voltage_v, True),
+        ("load", health.warn_load, health.pause_load, False),
+        ("current_a", health.warn_current_a, health.pause_current_a, False),
+    ):
+        if (pause > warn) if low_is_bad else (pause < warn):
+            side = "above" if low_is_bad else "below"
+            yield f"robot.health.pause_{name} is {pause}, it must not be {side} warn_{name} = {warn}"
+    if robot.park_after_s <= robot.object_time_s:
+        yield f"robot.park_after_s is {robot.park_after_s}, it must exceed robot.object_time_s"
 
 
 def _timing_problems(task: TaskConfig) -> Iterator[str]:
