@@ -346,4 +346,6 @@ class Env:
         count = max(1, round(duration_s * self._task.command_hz))
         for index in range(1, count + 1):
             self._command(start_q + (goal_q - start_q) * np.float32(index / count))
-            self._clock.sleep_until(start_s + index / self._task.command_hz)
+            due_s = start_s + index / self._task.command_hz
+            self._clock.sleep_until(due_s)
+            start_s += max(0.0, self._clock.now_s() - due_s)  # a stall makes it later, never faster
