@@ -18,6 +18,7 @@ TORCH_MODULES |= {
 TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "sampling"}
 TORCH_MODULES |= {
     "adam_state",
+    "doctor.demonstrations",
     "encoder",
     "group",
     "noise",
@@ -32,9 +33,9 @@ TORCH_MODULES |= {
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
 PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health")
-COMPOSERS = {"build", "body", "pretrain", "cli", "cli_arm"}
+COMPOSERS = {"build", "body", "pretrain", "cli", "cli_arm", "doctor.servos"}
 """build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors, cli_arm
-the servos'."""
+and doctor.servos the servos'."""
 
 
 def name_of(path: Path) -> str:
