@@ -116,7 +116,8 @@ def open_dataset(root: Path) -> RecordedDataset:
     if [episode.index for episode in episodes] != list(range(int(info["total_episodes"]))) or not episodes:
         raise DatasetError(
             f"{root}: {INFO_FILE} counts {info['total_episodes']} episodes, meta/episodes lists "
-            f"{[episode.index for episode in episodes]}: was it recorded to the end (finalize)?"
+            f"{[episode.index for episode in episodes]}: was it recorded to the end "
+            "(finalize)? hilserl record --resume=true completes one of its own"
         )
     return RecordedDataset(root, schema, fps, images, episodes)
 

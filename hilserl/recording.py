@@ -73,23 +73,33 @@ def record_episodes(
     """
     if role not in ROLES:
         raise ConfigError(f'--role is {role!r}; it must be "demo" or "reward"')
-    if root.exists() and config.resume:
+    if config.teleop.type == "none":
+        raise ConfigError('teleop.type is "none", but somebody must play the episodes that are recorded')
+    if config.resume:
         recording = Recording.reopen(root, config.task, role)
     else:
         recording = Recording.create(root, config.task)
     with recording:
         before = len(recording)
         try:
-            # What is to be learned must not judge: pictures for a classifier are judged by the buttons.
-            judge = ButtonReward(config.task.success) if role == "reward" else None
-            with build_body(config, say, demonstrate=True, near_misses=role == "reward", judge=judge) as body:
-                _Session(config, role, recording, body, say, should_stop).play(count)
+            if before < count:
+                _play(config, count, role, recording, say, should_stop)
         finally:
             # What a servo or a camera did at the end must not hide what was saved.
-            say(f"{len(recording) - before} episodes saved, {len(recording)} in {root}")
+            held = f", {len(recording)} in {root}" if len(recording) else ""
+            say(f"{len(recording) - before} episodes saved{held}")
             fault = _check(config, recording, say)
         if fault is not None:
             raise fault
+
+
+def _play(
+    config: Config, count: int, role: str, recording: Recording, say: Say, should_stop: Callable[[], bool]
+) -> None:
+    # What is to be learned must not judge: pictures for a classifier are judged by the buttons.
+    judge = ButtonReward(config.task.success) if role == "reward" else None
+    with build_body(config, say, demonstrate=True, near_misses=role == "reward", judge=judge) as body:
+        _Session(config, role, recording, body, say, should_stop).play(count)
 
 
 def _check(config: Config, recording: Recording, say: Say) -> DatasetError | TaskMismatch | None:

@@ -17,17 +17,20 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hilserl.config import TaskConfig
-from hilserl.dataset_schema import IMAGES, INFO_FILE, TASK_RECORD
+from hilserl.dataset_schema import IMAGES, INFO_FILE, TASK_RECORD, undo_folder
+from hilserl.labels import labels_file
 from hilserl.recording_format import (
     EPISODE_LINE,
     ROW_FILE,
@@ -86,7 +89,7 @@ class Recording:
 
     @classmethod
     def create(cls, root: Path, task: TaskConfig) -> Self:
-        """A new dataset; `root` must not exist."""
+        """A new dataset; neither `root` nor what another of its name left beside it may exist."""
         dataset_info(task)  # what cannot be recorded shall leave no folder
         try:
             root.mkdir(parents=True)
@@ -95,6 +98,15 @@ class Recording:
                 f"{root} exists, and a recording replaces nothing: choose another --root, or go on with it "
                 "by --resume=true"
             ) from None
+        except OSError as error:
+            raise RecordingError(f"{root} cannot be made: {error}") from error
+        for beside in (labels_file(root), undo_folder(root)):
+            if beside.exists():
+                root.rmdir()
+                raise RecordingError(
+                    f"{beside} belongs to an earlier recording called {root.name!r} and would be taken for "
+                    "this one's: choose another --root, or move it away"
+                )
         return cls(root, task)
 
     @classmethod
@@ -108,6 +120,9 @@ class Recording:
         recording = cls(root, task)
         try:
             recording._take_stock(role)
+        except (OSError, json.JSONDecodeError) as error:
+            recording.close()
+            raise RecordingError(f"{root} cannot be gone on with: {error}") from error
         except BaseException:
             recording.close()
             raise
@@ -136,9 +151,23 @@ class Recording:
         return len(self.records)
 
     def append(self, take: Take, record: EpisodeRecord) -> None:
-        """Store one episode. When this returns it survives a power cut. Raises RecordingError."""
+        """Store one episode. When this returns it survives a power cut.
+
+        Raises RecordingError for one that does not fit, and when the disk fails; earlier ones stay whole.
+        """
+        self._check_pictures(take.pictures())
+        try:
+            self._store(take, record)
+        except (OSError, av.FFmpegError) as error:
+            with suppress(OSError):  # where this fails too, going on with the recording sweeps
+                self._sweep()
+            raise RecordingError(
+                f"writing to {self.root} failed: {error}. Its {len(self)} finished episodes are whole; when "
+                "the disk is well again, go on with --resume=true"
+            ) from error
+
+    def _store(self, take: Take, record: EpisodeRecord) -> None:
         index, count, pictures = len(self), len(take) + 1, take.pictures()
-        self._check_pictures(pictures)
         if not index:
             self._begin()
         frames, fps = range(self._frames, self._frames + count), self._info["fps"]
@@ -199,16 +228,23 @@ class Recording:
                 raise RecordingError(f"{self.root} holds episodes of role {record.role!r}, not {role!r}")
             self._count(int(line["length"]), stats_in(line), record)
             self._text = line["tasks"][0]
+        if (self.root / INFO_FILE).is_file():
+            self._check_features(json.loads((self.root / INFO_FILE).read_text()))
+        self._sweep()
+        if lines:
+            self._tell()
+
+    def _sweep(self) -> None:
+        """Remove half-written files, and those of an episode that never got its line."""
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         for left in (self.root / "meta").glob(f".*{TEMPORARY}*"):
             left.unlink()
-        if (self.root / INFO_FILE).is_file():
-            self._check_features(json.loads((self.root / INFO_FILE).read_text()))
+        index = len(self)
+        if (self.root / place(EPISODE_LINE, index)).exists():
+            return  # it is whole; who stored it failed before counting it
         keys = [key for key in self._info["features"] if key.startswith(IMAGES)]
-        for name in (place(ROW_FILE, len(self)), *(place(VIDEO_FILE, len(self), key) for key in keys)):
+        for name in (place(ROW_FILE, index), *(place(VIDEO_FILE, index, key) for key in keys)):
             (self.root / name).unlink(missing_ok=True)
-        if lines:
-            self._tell()
 
     def _check_features(self, info: dict[str, Any]) -> None:
         ours, theirs = (json.loads(json.dumps(one["features"])) for one in (self._info, info))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilserl.config import TaskConfig
@@ -60,9 +61,13 @@ def record_in(root: Path, line: dict[str, Any]) -> EpisodeRecord:
 
 
 def episode_lines(root: Path) -> list[dict[str, Any]]:
-    """The lines of meta/episodes, in order."""
-    paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
-    lines = [line for path in paths for line in pq.read_table(path).to_pylist()]
+    """The lines of meta/episodes, in order. Raises RecordingError where one cannot be read."""
+    lines: list[dict[str, Any]] = []
+    for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
+        try:
+            lines += pq.read_table(path).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise RecordingError(f"{path} cannot be read: {error}") from error
     return sorted(lines, key=lambda line: int(line["episode_index"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -222,3 +223,16 @@ OURS = (ACTION_NAMES, STATE_NAMES)
 
 def _feature(size: int, dtype: str, names: Sequence[str] | None) -> dict:
     return {"dtype": dtype, "shape": (size,), "names": None if names is None else list(names)}
+
+
+def lerobot(root: Path):
+    """The dataset as lerobot's own loader opens it."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    return LeRobotDataset("tests/recording", root=root)
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Of every file of an episode."""
+    paths = [path for folder in ("data", "videos", "meta/episodes") for path in (root / folder).rglob("*")]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}

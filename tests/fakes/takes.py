@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from hilserl.body import Body as HilserlBody
 from hilserl.config import Config, CropConfig, TaskConfig
 from hilserl.env import state_vector
+from hilserl.recording_files import Recording
 from hilserl.recording_record import EpisodeRecord, record_of
 from hilserl.recording_take import Take
 from hilserl.reward import ButtonReward
@@ -54,6 +56,14 @@ def random_take(task: TaskConfig, seed: int, steps: int, end: End = End.SUCCESS)
 
 def record(take: Take, task: TaskConfig, seed: int = 1, role: str = "demo") -> EpisodeRecord:
     return record_of(take, task, role, seed, {"cube_x_m": 0.25}, "")
+
+
+def fill(root: Path, count: int) -> None:
+    """Record `count` takes; take N has N + 5 steps."""
+    with Recording.create(root, TINY) as recording:
+        for number in range(count):
+            take = random_take(TINY, number, 5 + number)
+            recording.append(take, record(take, TINY, seed=number))
 
 
 class Sayings:

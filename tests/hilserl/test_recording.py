@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -25,15 +19,14 @@ import hilserl.recording as recording_module
 from hilserl import recording_files
 from hilserl.body import Body, build_body
 from hilserl.build import with_imported_demos
-from hilserl.config import Config, ConfigError
+from hilserl.config import Config
 from hilserl.dataset_schema import ACTION, IMAGES, STATE, TASK_RECORD, DatasetError, open_dataset
 from hilserl.env import policy_image
 from hilserl.episode import load_episode, scan_episodes
 from hilserl.recording import SEEDS, record_episodes
 from hilserl.recording_check import check_recording
-from hilserl.recording_files import Recording
 from hilserl.recording_format import encode_video
-from hilserl.recording_record import RecordingError, read_records
+from hilserl.recording_record import read_records
 from hilserl.recording_stats import merge_stats, picture_stats, row_stats
 from hilserl.recording_take import IDLE_RAD, JOINTS, TAIL_S, Take, is_idle, trim
 from hilserl.task_record import TaskMismatch, task_hash
@@ -41,25 +34,13 @@ from hilserl.types import End, Role
 from robot.errors import BusError
 from robot.types import Event, Operator
 from tests.fakes.body import action
-from tests.fakes.recordings import CAMERA, action_rows, play, small_config
-from tests.fakes.takes import TINY, Sayings, fake_body, random_take, record
+from tests.fakes.recordings import CAMERA, action_rows, lerobot, play, small_config
+from tests.fakes.takes import TINY, Sayings, fake_body, fill, random_take
 
 CONFIG = small_config()
 KEY = IMAGES + CAMERA
 COMPRESSION = 2.5
 """Mean difference of a picture after the video, of 255."""
-
-
-def lerobot(root: Path):
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    return LeRobotDataset("tests/recording", root=root)
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Of every file of an episode."""
-    paths = [path for folder in ("data", "videos", "meta/episodes") for path in (root / folder).rglob("*")]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 # --- what was played is what is read -----------------------------------------------------------------------
@@ -165,11 +146,14 @@ def test_ranges_are_the_achieved_frames():
 def take_of(busy: list[str]) -> Take:
     """A take whose steps are idle (""), asked for ("a") or moving without being asked ("m")."""
     take = random_take(TINY, 3, len(busy))
-    asked = np.array([what == "a" for what in busy])
+    # one component alone is asked of: a step in which only the gripper closes is not idle
+    asked = np.array([what == "a" for what in busy])[:, None] & (
+        np.arange(len(busy))[:, None] % 4 == range(4)
+    )
     moves = np.cumsum([0.0, *(2 * IDLE_RAD if what == "m" else 0.0 for what in busy)])
     joints = np.zeros((len(busy) + 1, 6), np.float32)
     joints[:, 2] = moves
-    return replace(take, action=take.action * asked[:, None], joint_pos=joints)
+    return replace(take, action=take.action * asked, joint_pos=joints)
 
 
 @given(st.lists(st.sampled_from(["", "a", "m"]), min_size=1, max_size=30), st.sampled_from([5.0, 10.0]))
@@ -196,6 +180,19 @@ def test_trimming_cuts_only_idle_steps_at_the_ends(busy, fps):
     columns = trimmed.columns()
     assert np.flatnonzero(columns["next.done"]).tolist() == [len(trimmed) - 1]
     assert is_idle(trimmed).sum() <= sum(not what for what in busy)
+
+
+@pytest.mark.parametrize("end", [End.SUCCESS, End.FAILURE, End.TIMEOUT, End.FAULT])
+def test_the_last_step_says_how_it_ended_and_no_other_row_does(end):
+    columns = random_take(TINY, 0, 4, end).columns()
+    last = [False, False, False, True, False]
+    expected = {
+        "next.success": end is End.SUCCESS,
+        "next.done": end in (End.SUCCESS, End.FAILURE),
+        "next.truncated": end in (End.TIMEOUT, End.FAULT),
+    }
+    for name, marked in expected.items():
+        assert columns[name].tolist() == [marked and here for here in last], name
 
 
 # --- buttons -----------------------------------------------------------------------------------------------
@@ -279,144 +276,6 @@ def test_an_arm_left_alone_while_an_episode_is_encoded_is_held_with_what_it_lift
 def test_a_recording_without_an_episode_leaves_no_folder(tmp_path, monkeypatch):
     record_said(TINY_CONFIG, Sayings([Operator(event=Event.STOP)]), 1, "demo", tmp_path / "set", monkeypatch)
     assert not (tmp_path / "set").exists()
-
-
-# --- nothing is overwritten, whatever ends the recording ---------------------------------------------------
-
-
-def fill(root: Path, count: int) -> None:
-    with Recording.create(root, TINY) as recording:
-        for number in range(count):
-            take = random_take(TINY, number, 5 + number)
-            recording.append(take, record(take, TINY, seed=number))
-
-
-def test_a_folder_that_exists_is_refused_without_resume(tmp_path):
-    fill(tmp_path / "set", 1)
-    before = digests(tmp_path)
-    with pytest.raises(RecordingError, match="exists, and a recording replaces nothing"):
-        record_episodes(TINY_CONFIG, 1, "demo", tmp_path / "set", lambda _: None)
-    assert digests(tmp_path) == before
-
-
-def test_only_one_recorder_of_the_same_task_and_role_goes_on_with_a_recording(tmp_path):
-    root = tmp_path / "set"
-    fill(root, 1)
-    with pytest.raises(RecordingError, match="role 'demo', not 'reward'"):
-        Recording.reopen(root, TINY, "reward")
-    with pytest.raises(TaskMismatch, match="action_scale"):
-        Recording.reopen(root, replace(TINY, action_scale=0.03), "demo")
-    with Recording.reopen(root, TINY, "demo"), pytest.raises(RecordingError, match="another process"):
-        Recording.reopen(root, TINY, "demo")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(RecordingError, match="no recording to go on with"):
-        Recording.reopen(tmp_path / "other", TINY, "demo")
-
-
-def test_what_cannot_be_recorded_leaves_no_folder(tmp_path):
-    for task in (replace(TINY, fps=7.5), replace(TINY, camera_width=33)):
-        with pytest.raises(ConfigError):
-            Recording.create(tmp_path / "set", task)
-    assert not (tmp_path / "set").exists()
-
-
-class Killed(BaseException):
-    """The process is dead from here on."""
-
-
-class Life:
-    """Lets a process touch the disk `left` more times; then, and ever after, it is dead."""
-
-    def __init__(self, monkeypatch, left: int) -> None:
-        self.left = left
-        for owner, name in (
-            (os, "link"),
-            (os, "fsync"),
-            (Path, "replace"),
-            (Path, "unlink"),
-            (shutil, "rmtree"),
-            (Path, "rmdir"),
-        ):
-            monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-
-    def _mortal(self, call):
-        def mortal(*args, **options):
-            if self.left == 0:
-                raise Killed
-            self.left -= 1
-            return call(*args, **options)
-
-        return mortal
-
-
-@pytest.mark.parametrize("stored", [0, 2])
-def test_a_kill_at_any_moment_loses_no_finished_episode(stored, tmp_path, monkeypatch):
-    left, survived = 0, False
-    take = random_take(TINY, 99, 6)
-    while not survived:
-        root = tmp_path / f"{left}"
-        if stored:
-            fill(root, stored)
-        before = digests(root)
-        recording = Recording.reopen(root, TINY, "demo") if stored else Recording.create(root, TINY)
-        with monkeypatch.context() as context:
-            Life(context, left)
-            try:
-                recording.append(take, record(take, TINY, seed=99))
-                survived = True
-            except Killed:
-                pass
-        os.close(recording._claim)  # what the kernel does
-        again = Recording.reopen(root, TINY, "demo")
-        assert len(again) in ((stored + 1,) if survived else (stored, stored + 1))
-        again.append(take, record(take, TINY, seed=100))
-        again.close()
-        assert check_recording(root, TINY).episodes == len(again)
-        assert before.items() <= digests(root).items()
-        assert not list(root.rglob(".*"))
-        left += 1
-    assert left > 15
-
-
-KILLED_AT_WORK = """
-import os, signal, sys
-from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
-from hilserl.recording import record_episodes
-from tests.fakes.recordings import small_config
-
-calls, finished = 0, 0
-
-def say(line):
-    global finished
-    finished += line.startswith("saved")
-
-def stop():
-    global calls
-    calls += finished == 2
-    if calls == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return False
-
-record_episodes(small_config(64, 48), 4, "demo", Path(sys.argv[1]), say, should_stop=stop)
-"""
-
-
-def test_after_a_kill_in_mid_episode_lerobot_reads_the_finished_ones_and_resume_completes_them(tmp_path):
-    root = tmp_path / "set"
-    killed = subprocess.run([sys.executable, "-c", KILLED_AT_WORK, str(root)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    config = small_config(64, 48)
-    assert check_recording(root, config.task).episodes == 2
-    assert lerobot(root).num_episodes == 2
-    before, seeds = digests(root), [one.seed for one in read_records(root)]
-    record_episodes(replace(config, resume=True), 3, "demo", root, lambda _: None)
-    assert before.items() <= digests(root).items()
-    records = read_records(root)
-    assert [one.seed for one in records][:2] == seeds and len({one.seed for one in records}) == 3
-    assert lerobot(root).num_episodes == 3
 
 
 # --- the integrity check -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from hilserl.recording_check import check_recording
 from hilserl.recording_record import read_records
 from robot.twin.wire import WireTwin
 from robot.twin.world import World
-from tests.hilserl.test_recording import digests, lerobot
+from tests.fakes.recordings import digests, lerobot
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/twin_wire_config.json"
