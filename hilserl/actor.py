@@ -13,7 +13,7 @@ from hilserl.env import Env, Timing
 from hilserl.episode import EpisodeHeader
 from hilserl.rollout import HoldStill, Listener, Played, Policy, Reward, rollout
 from hilserl.types import End, Obs, Role, Step, Weights
-from robot.errors import CommandRefused, RobotError, WatchdogLost
+from robot.errors import BusError, CommandRefused, RobotError, WatchdogLost
 from robot.types import Teleop
 
 MAX_FAULTS = 3
@@ -99,13 +99,14 @@ class _Sender:
     """A rollout listener that hands the episode to the link while it is played."""
 
     def __init__(self, link: Link, header: EpisodeHeader) -> None:
-        self._link, self._header, self.begun = link, header, False
+        self._link, self._header, self.begun, self.steps = link, header, False, 0
 
     def begin(self, obs: Obs) -> None:
         self._link.begin(self._header, obs)
         self.begun = True
 
     def step(self, step: Step) -> None:
+        self.steps += 1
         self._link.step(step)
 
 
@@ -190,7 +191,8 @@ class Actor:
             self._faults = self._faults + 1 if fault and not played.steps else 0
         except RobotError as error:
             fault = f"{type(error).__name__}: {error}"
-            self._faults += 1
+            # A cable that was out is waited for before the next episode; only an arm that cannot begin counts.
+            self._faults = 0 if isinstance(error, BusError) and sender.steps else self._faults + 1
             if self._faults >= MAX_FAULTS or isinstance(error, WatchdogLost):
                 raise
         finally:

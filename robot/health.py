@@ -51,7 +51,7 @@ class HealthLimits:
     pause_load: float = 0.9
     warn_current_a: float = 1.5
     pause_current_a: float = 2.2
-    lasting_s: float = 1.0
+    lasting_s: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from hilserl.actor import EVAL_SEED, MAX_FAULTS, Actor, Plan, training_seed
 from hilserl.classifier.reward import ClassifierFault
 from hilserl.env import Timing
 from hilserl.types import End, Obs, Role, Weights
-from robot.errors import BusError, CameraError, CommandRefused
+from robot.errors import BusError, CameraError, CommandRefused, ServoUnwell, TorqueLost, WatchdogLost
 from robot.types import Event, Operator
 
 PLAN = Plan(
@@ -323,6 +323,25 @@ def test_the_third_fault_in_a_row_ends_it_and_a_good_episode_forgives():
     with pytest.raises(BusError):
         third.run()
     assert [end for _, end, _ in third.ended] == [End.DISCARDED] * MAX_FAULTS, "closed on the way out"
+
+
+def test_a_bus_that_fails_within_episodes_is_no_reason_to_give_up():
+    bench = Bench(replace(PLAN, max_episodes=5), faults={n: BusError("cable") for n in range(2, 11, 2)}).run()
+    assert [end for _, end, _ in bench.ended] == [End.DISCARDED] * 5
+
+
+def test_without_its_watchdog_an_arm_is_driven_no_further():
+    bench = Bench(faults={2: WatchdogLost("gone")})
+    with pytest.raises(WatchdogLost):
+        bench.run()
+    assert [end for _, end, _ in bench.ended] == [End.DISCARDED]
+
+
+@pytest.mark.parametrize("error", [ServoUnwell("hot"), TorqueLost("limp")])
+def test_an_arm_that_holds_for_its_servos_ends_the_episode_as_a_fault_and_keeps_it(error):
+    bench = Bench(faults={3: error}).run()
+    assert bench.ended[0][1] is End.FAULT
+    assert bench.reports[0].played.steps == 2 and str(error) in bench.reports[0].fault
 
 
 def test_a_refused_command_within_an_episode_ends_it_as_a_fault_that_is_stored():

@@ -97,7 +97,7 @@ def test_what_lasts_pauses_and_is_said_once(name):
 @pytest.mark.parametrize("name", ["voltage_v", "load", "current_a"])
 def test_a_peak_is_no_fault(name):
     watch = HealthWatch(LIMITS)
-    assert told(watch, [GOOD, {name: PAUSE[name]}, {name: PAUSE[name]}, GOOD] * 10) == []
+    assert told(watch, [GOOD, *[{name: PAUSE[name]}] * 3, GOOD] * 10) == []
 
 
 def test_each_servo_is_judged_by_itself():
