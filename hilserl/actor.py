@@ -191,7 +191,7 @@ class Actor:
             self._faults = self._faults + 1 if fault and not played.steps else 0
         except RobotError as error:
             fault = f"{type(error).__name__}: {error}"
-            # A cable that was out is waited for before the next episode; only an arm that cannot begin counts.
+            # A cable that is out is waited for: only an arm that cannot begin counts.
             self._faults = 0 if isinstance(error, BusError) and sender.steps else self._faults + 1
             if self._faults >= MAX_FAULTS or isinstance(error, WatchdogLost):
                 raise

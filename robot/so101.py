@@ -85,7 +85,7 @@ class SO101:
         self._velocity_unit: I32 = np.ones(NUM_JOINTS, np.int32)
         self._awake = False
         self._opened = 0
-        self._lost_bus, self._hands_off_s = "", -np.inf
+        self._lost_bus, self._lost_s, self._hands_off_s = "", 0.0, -np.inf
 
     @property
     def limits(self) -> Limits:
@@ -142,10 +142,12 @@ class SO101:
                 STATE_ADDRESS, size, JOINT_NAMES, "reading torque, position and velocity"
             )
         except BusError as error:
-            self._lost_bus = str(error)
+            self._bus_lost(error)
             raise
         stamp_s = self._clock.now_s()
-        self._lost_bus = ""
+        if self._lost_bus:
+            self._say(f"the arm's bus is back after {stamp_s - self._lost_s:.1f} s")
+            self._lost_bus = ""
         self._raise_faults()
         states = {name: ServoState.of(answers[name]) for name in JOINT_NAMES}
         self._check_torque(states)
@@ -174,7 +176,7 @@ class SO101:
         try:
             self._link.sync_write("Goal_Position", dict(zip(JOINT_NAMES, counts.tolist(), strict=True)))
         except BusError as error:
-            self._lost_bus = str(error)
+            self._bus_lost(error)
             raise
 
     def health(self) -> list[ServoHealth]:
@@ -248,6 +250,10 @@ class SO101:
             f"{self._link.port}: {', '.join(limp)} lost torque (was the supply off, or is it weak?)."
             f" The arm holds again where it is and may move in {HANDS_OFF_S:g} s"
         )
+
+    def _bus_lost(self, error: BusError) -> None:
+        self._lost_s = self._lost_s if self._lost_bus else self._clock.now_s()
+        self._lost_bus = str(error)
 
     def _raise_faults(self) -> None:
         told = [

@@ -126,7 +126,7 @@ def guarded(rig, **options):
     return guard, servos, said
 
 
-def later(rig, guard, seconds=6 * CHECK_S):
+def later(rig, guard, seconds=8 * CHECK_S):
     """Time passes, with the arm read at 10 Hz."""
     for _ in range(round(seconds / 0.1)):
         rig.clock.t_s += 0.1
