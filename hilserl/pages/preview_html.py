@@ -69,8 +69,8 @@ def brightness_row(name: str, view: View, look: tuple[float, float]) -> str:
         style = "" if fits else ' class="pv-changed"'
         told = f"<b{style}>{view.brightness:.0f}</b>"
     return (
-        f'<div class="pv-row pv-faint"><span>brightness, {escape(name)}</span>'
-        f"<span>{told} (trained: {low:.0f} to {high:.0f})</span></div>"
+        f'<div class="pv-row pv-faint"><span>brightness {escape(name)}</span>'
+        f"<span>{told}, trained {low:.0f}–{high:.0f}</span></div>"
     )
 
 
@@ -78,6 +78,8 @@ def caption(view: View) -> str:
     """Below a native frame."""
     if view.error:
         return f'<span class="pv-changed">{escape(view.error)}</span>'
+    if not view.native:
+        return "native frames were not kept"
     age = "" if view.age_s is None else f", {1000 * view.age_s:.0f} ms old"
     return f"what the camera sees{age}; framed: the crop"
 

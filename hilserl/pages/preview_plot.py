@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from hilserl.pages.preview_shown import Point
 
-WIDTH, HEIGHT = 1200, 200
-_LEFT, _RIGHT, _TOP, _FLOOR = 42, 16, 10, 158
+WIDTH, HEIGHT = 1200, 170
+_LEFT, _RIGHT, _TOP, _FLOOR = 42, 16, 10, 130
 _STRIP = 10
 """Height of the strip of truth below the curve."""
 

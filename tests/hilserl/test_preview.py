@@ -23,6 +23,7 @@ from hilserl.classifier.sources import SourceError, open_source
 from hilserl.config import CropConfig
 from hilserl.config_loading import load_config
 from hilserl.env import policy_image
+from hilserl.episode import TASK_FILE, save_episode
 from hilserl.labels import Label, LabelError, change_labels, labels_file
 from hilserl.pages.preview_cameras import PlayedTwin, SteadyCamera
 from hilserl.pages.preview_decision import BY_HAND, DecisionDesk, write_decision
@@ -32,6 +33,7 @@ from hilserl.pages.preview_recorded import RecordedPlayer, position_of
 from hilserl.pages.preview_recorder import FrameRecorder
 from hilserl.pages.preview_shown import Point
 from hilserl.recording_files import Recording
+from hilserl.task_record import task_json
 from hilserl.types import End
 from robot.camera import CameraOptions, CameraThread
 from robot.errors import CameraError
@@ -39,6 +41,7 @@ from robot.types import Frame
 from tests.fakes.browser import wait_for
 from tests.fakes.camera import SIZE, FakeSource, noise
 from tests.fakes.classifiers import save_classifier
+from tests.fakes.episodes import short_episode
 from tests.fakes.recordings import CONFIG as TWIN
 from tests.fakes.recordings import small_config
 from tests.fakes.takes import random_take, record
@@ -396,6 +399,26 @@ def test_a_recorded_frame_is_judged_as_the_actor_would(one, recording):
                 assert (flags.index(True) if any(flags) else None) == first
                 assert player.times.called(player.episode) == first
                 assert shown.called == flags[-1]
+
+
+def test_frames_of_a_take_over_count_as_they_do_for_the_actor(one, tmp_path):
+    """Archives know who played, and hold no native frames."""
+    steps, helped = 30, np.arange(30) % 7 < 3
+    images = [slide(frame) for frame in range(steps + 1)]
+    crop, size = ONE.task.crop_params_dict[CAMERA], ONE.task.resize_size
+    policy = {CAMERA: np.stack([policy_image(image, crop, size) for image in images])}
+    save_episode(tmp_path, replace(short_episode(steps, intervention=helped), images=policy))
+    (tmp_path / TASK_FILE).write_text(task_json(ONE.task))
+    scores = one.probabilities(policy)
+    fresh = np.arange(steps) % 7 < 2
+    desk = DecisionDesk(Decision(0.6, 1, 0, takeover_frames=2), None)
+    with RecordedPlayer(ONE.task, one, open_source(tmp_path, ONE.task), desk) as player:
+        for frame in range(steps + 1):
+            player.seek(frame)
+            shown = shown_at(player)
+            assert shown.called == (frame > 0 and scores[frame] >= 0.6 and not fresh[frame - 1])
+            assert shown.views[CAMERA].native == b""
+            np.testing.assert_array_equal(decoded(shown.views[CAMERA].policy), policy[CAMERA][frame])
 
 
 def test_playing_follows_the_clock_and_stops_at_the_end(one, recording):
