@@ -103,6 +103,15 @@ def gripper_range(
     return low, min(max(reference, measured + task.gripper_leash), opened)
 
 
+def reset_target(task: TaskConfig, seed: int) -> F64:
+    """Where the reset of `seed` brings the hand (3,) [m]."""
+    target = np.array(task.reset_xyz)
+    if task.random_ee_reset:
+        reach = np.array([task.random_ee_range_xy, task.random_ee_range_xy, task.random_ee_range_z])
+        target = target + np.random.default_rng((seed, 0x5EED)).uniform(-reach, reach)
+    return target
+
+
 def reset_posture(task: TaskConfig, kinematics: Kinematics, xyz_m: F64) -> F32:
     """Joint angles (6,) [rad] of a reset with the hand at xyz_m (3,) [m]: the same from wherever it comes."""
     neutral = np.zeros(NUM_JOINTS, np.float32)
@@ -299,11 +308,7 @@ class Env:
 
     def reset_target(self, seed: int) -> F64:
         """Where the reset of `seed` brings the hand (3,) [m]."""
-        task, target = self._task, np.array(self._task.reset_xyz)
-        if task.random_ee_reset:
-            reach = np.array([task.random_ee_range_xy, task.random_ee_range_xy, task.random_ee_range_z])
-            target = target + np.random.default_rng((seed, 0x5EED)).uniform(-reach, reach)
-        return target
+        return reset_target(self._task, seed)
 
     def _travel(self, target_xyz: F64) -> None:
         """Open the gripper, lift, travel, descend: in joint space, so that no start pose can trap it."""
