@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hilserl.cli_loading import say
+from hilserl.cli_loading import load, say
+from hilserl.cli_parsers import add_command
 
 if TYPE_CHECKING:
     from hilserl.cli_parsers import Command, Commands
@@ -41,6 +42,10 @@ def add_dataset(commands: Commands) -> None:
     undo = _add(actions, "undo", _undo, "bring back what was before the last edit; twice is redo")
     undo.add_argument("version", metavar="VERSION", nargs="?", default="", help="an older one, such as 000")
     _add(actions, "repair", _repair, "complete an edit that was cut short (every other command does, too)")
+    text = "say whether a dataset still fits the task record, and with --live what the camera sees now"
+    check = add_command(actions, "check", _check, text)
+    check.add_argument("root", metavar="ROOT", type=Path, help="the dataset's folder")
+    check.add_argument("--live", action="store_true", help="reset the arm, look, and compare")
 
 
 def _add(
@@ -115,3 +120,30 @@ def _repair(args: argparse.Namespace, overrides: list[str]) -> int:
     _refuse(overrides)
     repair(args.root, say)
     return 0
+
+
+def _check(args: argparse.Namespace, overrides: list[str]) -> int:
+    config = load(args, overrides)
+    from hilserl.dataset_fit import fit_of_set
+    from hilserl.dataset_fit_live import fit_live
+    from hilserl.doctor.findings import Status, in_group, summary_line, worst
+
+    found = in_group("set", fit_of_set(args.root, config.task, config.allow_task_difference))
+    if args.live and found[0].status is Status.OK:
+        found += in_group("live", fit_live(config, args.root, say, _allow_motion))
+    for finding in found:
+        say(finding.line())
+    say(summary_line(found))
+    return 1 if worst(found) is Status.FAIL else 0
+
+
+def _allow_motion() -> None:
+    """Raises ConfigError where nobody is there to allow it."""
+    from hilserl.config import ConfigError
+
+    try:
+        input("the arm will move to its reset pose: make room, then press Enter ")
+    except EOFError:
+        raise ConfigError(
+            "--live moves the arm, and nobody is here to allow it: run it in a terminal"
+        ) from None

@@ -74,8 +74,13 @@ def _code_anew(old: Any, new: Any, start: int, stop: int, fps: int) -> None:  # 
 def read_video(source: Path, start: int, stop: int, fps: int) -> list[U8]:
     """The pictures [start, stop) of a recorded video, uint8 RGB (H, W, 3). Raises DatasetError."""
     try:
+        found: dict[int, U8] = {}
         with av.open(str(source)) as video:
-            found = {_frame(picture, fps): picture for picture in video.decode(video=0)}
-        return [np.asarray(found[i].to_ndarray(format="rgb24"), np.uint8) for i in range(start, stop)]
+            for picture in video.decode(video=0):
+                if start <= (frame := _frame(picture, fps)) < stop:
+                    found[frame] = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+                if frame >= stop - 1:
+                    break
+        return [found[frame] for frame in range(start, stop)]
     except (av.FFmpegError, OSError, IndexError, KeyError) as error:
         raise DatasetError(f"{source}: frames {start} ... {stop - 1} cannot be read: {error}") from error
