@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from hilserl.classifier.model import LOOK_MARGIN
@@ -90,15 +90,6 @@ def crop_style(crop: CropConfig, size: tuple[int, int]) -> str:
     return (
         f"left:{100 * crop.left / width:.3f}%;top:{100 * crop.top / height:.3f}%;"
         f"width:{100 * crop.width / width:.3f}%;height:{100 * crop.height / height:.3f}%"
-    )
-
-
-def keys(told: Mapping[str, str]) -> str:
-    """Which key does what."""
-    return (
-        '<div class="pv-keys pv-faint">'
-        + " &nbsp; ".join(f"<kbd>{escape(key)}</kbd>{escape(does)}" for key, does in told.items())
-        + "</div>"
     )
 
 

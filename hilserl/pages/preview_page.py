@@ -33,7 +33,6 @@ TITLE = "Reward classifier preview"
 STYLE = Path(__file__).with_name("preview.css")
 SHORT = 12
 """Characters of a hash that are shown."""
-KEYS = {"↑": "", "↓": "threshold", "[": "", "]": "frames held", "w": "write the decision into the model"}
 REPEATING = {"ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "[", "]"}
 """Keys that go on while they are held down."""
 _NO_SCROLLING = """document.addEventListener('keydown', (e) => {
@@ -79,7 +78,8 @@ def run_preview(
         if dataset is None:
             cameras = stack.enter_context(preview_cameras(config))
             recordings = Path(config.output_dir) / config.job_name / "previews"
-            stage = LiveStage(stack.enter_context(LiveScorer(config.task, model, cameras, desk, recordings)))
+            scorer = stack.enter_context(LiveScorer(config.task, model, cameras, desk, recordings))
+            stage = LiveStage(scorer, config.task.fps)
         else:
             source = open_source(dataset, config.task, config.allow_task_difference)
             first = position_of(source, episode)
@@ -154,7 +154,6 @@ class _Page:
                 message = ui.html("", sanitize=False).classes("pv-message").props("id=pv-message")
         drawing = ui.html("", sanitize=False).classes("w-full")
         self._stage.build()
-        ui.html(preview_html.keys(KEYS | self._stage.keys), sanitize=False)
         ui.keyboard(on_key=self._on_key, ignore=[])
         last: list[object] = [None]
 

@@ -17,16 +17,17 @@ from hilserl.pages.preview_shown import Shown
 STANDS_S = 2.0
 """A scoring loop that has given nothing for so long stands still."""
 
+SLOW = 0.8
+"""Share of the control rate below which the rate is said to be too low."""
+
 
 class Stage(Protocol):
     """What a page shows. `build` is called once per tab, the rest by its timer and its keys.
 
-    keys: {key: what it does}, for people.
+    buttons: {text: the key it stands for}.
     """
 
-    keys: dict[str, str]
     buttons: dict[str, str]
-    """{text: the key it stands for}."""
 
     def build(self) -> None: ...
 
@@ -46,11 +47,10 @@ class Stage(Protocol):
 class LiveStage:
     """The cameras now."""
 
-    keys = {"r": "new episode", "c": "record"}
     buttons = {"r new episode": "r", "c record": "c"}
 
-    def __init__(self, scorer: LiveScorer) -> None:
-        self._scorer = scorer
+    def __init__(self, scorer: LiveScorer, fps: float) -> None:
+        self._scorer, self._fps = scorer, fps
         self._seen, self._seen_s = 0, time.monotonic()
 
     def build(self) -> None:
@@ -78,12 +78,18 @@ class LiveStage:
 
     def about(self, shown: Shown) -> list[str]:
         recorder = self._scorer.recorder
-        parts = ["live" if shown.rate_hz is None else f"live, {shown.rate_hz:.1f} Hz"]
+        parts = ["live" if shown.rate_hz is None else self._rate(shown.rate_hz)]
         if shown.score_ms is not None:
             parts.append(f"scored in {shown.score_ms:.0f} ms")
         if recorder is not None:
             parts.append(f'<span class="pv-rec">&#9679; recording, {recorder.count} frames</span>')
         return parts
+
+    def _rate(self, rate_hz: float) -> str:
+        if rate_hz >= SLOW * self._fps:
+            return f"live, {rate_hz:.1f} Hz"
+        slow = f"live, only {rate_hz:.1f} of {self._fps:g} Hz: frames are held for longer than by the actor"
+        return f'<span class="pv-changed">{slow}</span>'
 
     def press(self, key: str) -> bool:
         match key:
@@ -102,16 +108,15 @@ class LiveStage:
 class RecordedStage:
     """Recorded episodes."""
 
-    keys = {
-        "space": "play, pause",
-        "←": "",
-        "→": "a frame",
-        "p": "",
-        "n": "previous, next episode",
-        "r": "to the start",
-        "t": "table of success times",
+    buttons = {
+        "space play": " ",
+        "←": "ArrowLeft",
+        "→": "ArrowRight",
+        "r start": "r",
+        "p previous": "p",
+        "n next": "n",
+        "t table": "t",
     }
-    buttons = {"space play": " ", "p previous": "p", "n next": "n", "t table": "t"}
 
     def __init__(self, player: RecordedPlayer, fps: float) -> None:
         self._player, self._fps = player, fps
