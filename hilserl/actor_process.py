@@ -13,7 +13,7 @@ from hilserl.body import build_body, build_reward
 from hilserl.build import build_encoder, set_threads
 from hilserl.config import Config
 from hilserl.config_loading import to_json
-from hilserl.display import EpisodeDisplay
+from hilserl.display import EpisodeDisplay, LiveLine
 from hilserl.env import max_steps, task_spec
 from hilserl.metrics import MetricLog
 from hilserl.overrules import append_overrule, overrule_of
@@ -21,7 +21,7 @@ from hilserl.player import Player
 from hilserl.rundir import RunDir
 from hilserl.stopping import stop_on_interrupt
 from hilserl.task_record import task_hash, task_json
-from hilserl.types import End, Obs, Role, Step
+from hilserl.types import End, Role
 from hilserl.wire import ActorLink, LearnerUnreachable
 
 
@@ -56,9 +56,11 @@ def run_actor(config: Config) -> None:
         )
         transitions = 0
         arm_row = ArmMetrics(body.servos)
+        line = LiveLine(display.live, body.torque, body.holding, recording=False)
 
         def report(episode: EpisodeReport) -> None:
             nonlocal transitions
+            line.rest()
             if episode.fault:
                 what = "discarded" if episode.played.end is End.DISCARDED else "cut short"
                 display.message(f"episode {episode.number} {what}: {episode.fault}", warning=True)
@@ -94,26 +96,8 @@ def run_actor(config: Config) -> None:
             ),
             report=report,
             should_stop=stop,
-            listeners=(LiveLine(display),),
+            listeners=(line,),
         ).run()
-
-
-class LiveLine:
-    """A rollout listener that shows the step being played."""
-
-    def __init__(self, display: EpisodeDisplay) -> None:
-        self._display, self._count, self._total = display, 0, 0.0
-
-    def begin(self, obs: Obs) -> None:
-        """A new episode."""
-        self._count, self._total = 0, 0.0
-
-    def step(self, step: Step) -> None:
-        """One more step."""
-        self._count += 1
-        self._total += step.reward
-        who = "operator" if step.intervention else "policy"
-        self._display.live(f"step {self._count}  {who}  return {self._total:+.2f}")
 
 
 def episode_row(episode: EpisodeReport) -> dict[str, float]:

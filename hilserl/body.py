@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hilserl.config import CameraConfig, Config, ConfigError
+from hilserl.controls import build_device, leader_torque
 from hilserl.env import Env
 from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
 from robot.errors import RobotError
 from robot.kinematics import Kinematics, working_limits
-from robot.types import U8, Arm, ArmState, Camera, Clock, Operator, Scene, Teleop
+from robot.types import U8, Arm, Camera, Clock, Scene, Teleop
 
 if TYPE_CHECKING:
     from robot.so101 import SO101
@@ -39,20 +40,10 @@ class Body:
     """The driver below the guard, for its numbers only."""
     pause: Callable[[], AbstractContextManager[None]] = nullcontext
     """`with body.pause():` a person is waited for, and the arm holds for as long as that takes."""
-
-
-class NoTeleop:
-    """Nobody is at the controls."""
-
-    def read(self, state: ArmState) -> Operator:
-        """Nothing, ever."""
-        return Operator()
-
-    def reset(self, seed: int) -> None:
-        """Nothing to forget."""
-
-    def close(self) -> None:
-        """Nothing to release."""
+    torque: Callable[[], dict[str, bool]] = lambda: {"follower": True}
+    """{arm: whether its servos are energised}: the follower, and a leader where there is one."""
+    holding: Callable[[], bool] = lambda: False
+    """The guard holds the follower."""
 
 
 class ManualScene:
@@ -97,7 +88,7 @@ def build_body(
     with ExitStack() as stack:
         match config.robot.type:
             case "twin":
-                body = _twin_body(config, stack, demonstrate, near_misses, first_episode, judge)
+                body = _twin_body(config, stack, message, demonstrate, near_misses, first_episode, judge)
             case "so101":
                 body = _real_body(config, stack, message, judge)
             case other:
@@ -147,6 +138,7 @@ def _classifier_reward(config: Config) -> Reward:
 def _twin_body(
     config: Config,
     stack: ExitStack,
+    message: Message,
     demonstrate: bool,
     near_misses: bool,
     first_episode: int,
@@ -168,7 +160,7 @@ def _twin_body(
     teleop: Teleop
     scene: Scene = twin
     if config.teleop.type != "scripted":
-        teleop = _device(config)
+        teleop = build_device(config, message)
     elif demonstrate and near_misses:
         teleop = scene = Rehearser(twin.world, twin, task.scene.lift_height, task.action_scale, Hands())
     elif demonstrate:
@@ -189,7 +181,16 @@ def _twin_body(
         scene=scene,
         max_joint_speed=robot.max_joint_speed,
     )
-    return Body(env, teleop, reward, arm, twin.world.render_side, twin.lifted)
+    return Body(
+        env,
+        teleop,
+        reward,
+        arm,
+        twin.world.render_side,
+        twin.lifted,
+        torque=lambda: {"follower": True} | leader_torque(teleop),
+        holding=lambda: arm.holding,
+    )
 
 
 def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward | None) -> Body:
@@ -220,7 +221,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
             message,
         )
     )
-    teleop = _device(config)
+    teleop = build_device(config, message)
     stack.callback(teleop.close)
     cameras = {}
     for name, camera in config.cameras.items():
@@ -261,7 +262,18 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
         max_joint_speed=robot.max_joint_speed,
         unwell=lambda: servos.unwell,
     )
-    return Body(env, teleop, reward, arm, None, None, servos, watchdog.pause)
+    return Body(
+        env,
+        teleop,
+        reward,
+        arm,
+        None,
+        None,
+        servos,
+        watchdog.pause,
+        torque=lambda: {"follower": servos.torque} | leader_torque(teleop),
+        holding=lambda: arm.holding,
+    )
 
 
 def _park(arm: Arm, message: Message) -> None:
@@ -298,22 +310,3 @@ def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camer
     return CameraThread(
         source, name=name, size=size, options=CameraOptions(max_age_s=config.max_age_s, stuck_frames=stuck)
     )
-
-
-def _device(config: Config) -> Teleop:
-    match config.teleop.type:
-        case "gamepad":
-            from robot.teleop.gamepad import Gamepad
-
-            return Gamepad(config.teleop.device, config.teleop.deadzone)
-        case "keyboard":
-            from robot.teleop.keyboard import Keyboard
-
-            return Keyboard()
-        case "none":
-            return NoTeleop()
-        case other:
-            raise ConfigError(
-                f'teleop.type is {other!r}; it must be "gamepad", "keyboard" or "none" '
-                '("scripted" only with the lock-step twin)'
-            )

@@ -111,12 +111,17 @@ class CameraConfig:
 
 @dataclass(frozen=True, slots=True)
 class TeleopConfig:
-    """Who may take over. type: "gamepad", "keyboard", "scripted" (twin only) or "none"."""
+    """Who may take over. type: "gamepad", "keyboard", "leader", "scripted" (twin only) or "none"."""
 
     type: str = "gamepad"
     device: str = "0"
     """Gamepad: its index, or part of its name."""
     deadzone: float = 0.1
+    port: str = ""
+    id: str = "so101_leader"
+    calibration_dir: str = "calibration"
+    buttons: str = "keyboard"
+    """Leader arm: as for the robot; and the device that has its buttons ("none": it is only grabbed)."""
     intervention_rate: float = 0.8
     """Scripted operator: probability of helping when help is needed, at the first episode."""
     intervention_episodes: int = 60

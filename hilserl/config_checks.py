@@ -34,6 +34,7 @@ def find_problems(config: Config) -> list[str]:
         *_name_problems(config),
         *_timing_problems(config.task),
         *_health_problems(config.robot),
+        *_leader_problems(config),
         *_workspace_problems(config.task),
         *_action_problems(config.task),
         *_picture_problems(config),
@@ -85,6 +86,21 @@ def _health_problems(robot: RobotConfig) -> Iterator[str]:
             yield f"robot.health.pause_{name} is {pause}, it must not be {side} warn_{name} = {warn}"
     if robot.park_after_s <= robot.object_time_s:
         yield f"robot.park_after_s is {robot.park_after_s}, it must exceed robot.object_time_s"
+
+
+def _leader_problems(config: Config) -> Iterator[str]:
+    """A leader arm beside a follower: two ports, two calibrations, and buttons where buttons judge."""
+    teleop, robot = config.teleop, config.robot
+    if teleop.type != "leader":
+        return
+    if not teleop.port or not teleop.id:
+        yield f'teleop.port is "{teleop.port}" and teleop.id "{teleop.id}"; a leader arm needs both'
+    if robot.type == "so101" and teleop.port == robot.port:
+        yield f'teleop.port and robot.port are both "{robot.port}"; leader and follower have one each'
+    if (teleop.id, teleop.calibration_dir) == (robot.id, robot.calibration_dir):
+        yield f'teleop.id and robot.id are both "{robot.id}"; leader and follower are calibrated one by one'
+    if teleop.buttons == "none" and config.task.success.kind == "button":
+        yield 'task.success.kind is "button" but teleop.buttons is "none"; use "gamepad" or "keyboard"'
 
 
 def _timing_problems(task: TaskConfig) -> Iterator[str]:

@@ -109,7 +109,8 @@ CHOICES = {
     "policy.feature_projection": ("random", "pca"),
     "policy.precision": ("auto", "float32", "bfloat16"),
     "robot.type": ("twin", "so101"),
-    "teleop.type": ("gamepad", "keyboard", "scripted", "none"),
+    "teleop.type": ("gamepad", "keyboard", "leader", "scripted", "none"),
+    "teleop.buttons": ("gamepad", "keyboard", "none"),
 }
 
 

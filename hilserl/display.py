@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from hilserl.types import Obs, Step
+from robot.modes import Signs, mode_line
+
 HEADER_EVERY = 25
 """Episode rows between two headers."""
 _ABSENT = "-"
@@ -101,6 +104,46 @@ class EpisodeDisplay:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+class LiveLine:
+    """A rollout listener that shows the step being played, who drives, and which arm has torque.
+
+    `rest`, between two episodes, shows that nobody does.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[str], None],
+        torque: Callable[[], Mapping[str, bool]],
+        holding: Callable[[], bool],
+        *,
+        recording: bool,
+    ) -> None:
+        """torque: {arm: energised} now, the "follower" among them. holding: its guard holds it."""
+        self._show, self._torque, self._holding, self._recording = show, torque, holding, recording
+        self._count, self._total = 0, 0.0
+
+    def begin(self, obs: Obs) -> None:
+        """A new episode; the arm is at its start."""
+        self._count, self._total = 0, 0.0
+        self.rest()
+
+    def step(self, step: Step) -> None:
+        """One more step."""
+        self._count += 1
+        self._total += step.reward
+        line = self._line(playing=True, human=step.intervention)
+        self._show(f"step {self._count}  {line}  return {self._total:+.2f}")
+
+    def rest(self) -> None:
+        """No episode is being played."""
+        self._show(self._line(playing=False, human=False))
+
+    def _line(self, *, playing: bool, human: bool) -> str:
+        torque = self._torque()
+        signs = Signs(torque["follower"], self._holding(), playing, self._recording, human)
+        return mode_line(signs, torque)
 
 
 class LearnerDisplay:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hilserl.body import Body, build_body
 from hilserl.config import Config, ConfigError
 from hilserl.dataset_schema import DatasetError
-from hilserl.display import EpisodeDisplay
+from hilserl.display import EpisodeDisplay, LiveLine
 from hilserl.env import max_steps
 from hilserl.recording_check import check_recording
 from hilserl.recording_files import Recording
@@ -48,7 +48,7 @@ def run_record(config: Config, count: int, role: str, root: Path | None) -> Path
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_interrupt())
         display = stack.enter_context(EpisodeDisplay())
-        record_episodes(config, count, role, root, display.message, should_stop=stop)
+        record_episodes(config, count, role, root, display.message, should_stop=stop, live=display.live)
     return root
 
 
@@ -66,8 +66,9 @@ def record_episodes(
     say: Say,
     *,
     should_stop: Callable[[], bool] = lambda: False,
+    live: Say = lambda line: None,
 ) -> None:
-    """Record into `root` until it holds `count` episodes; see `run_record`.
+    """Record into `root` until it holds `count` episodes; see `run_record`. live: shows the present step.
 
     Raises RecordingError, TaskMismatch, DatasetError (the check failed), and what the body raises.
     """
@@ -83,7 +84,7 @@ def record_episodes(
         before = len(recording)
         try:
             if before < count:
-                _play(config, count, role, recording, say, should_stop)
+                _play(config, count, role, recording, say, should_stop, live)
         finally:
             # What a servo or a camera did at the end must not hide what was saved.
             held = f", {len(recording)} in {root}" if len(recording) else ""
@@ -94,12 +95,18 @@ def record_episodes(
 
 
 def _play(
-    config: Config, count: int, role: str, recording: Recording, say: Say, should_stop: Callable[[], bool]
+    config: Config,
+    count: int,
+    role: str,
+    recording: Recording,
+    say: Say,
+    should_stop: Callable[[], bool],
+    live: Say,
 ) -> None:
     # What is to be learned must not judge: pictures for a classifier are judged by the buttons.
     judge = ButtonReward(config.task.success) if role == "reward" else None
     with build_body(config, say, demonstrate=True, near_misses=role == "reward", judge=judge) as body:
-        _Session(config, role, recording, body, say, should_stop).play(count)
+        _Session(config, role, recording, body, say, should_stop, live).play(count)
 
 
 def _check(config: Config, recording: Recording, say: Say) -> DatasetError | TaskMismatch | None:
@@ -125,7 +132,9 @@ class _Session:
         body: Body,
         say: Say,
         should_stop: Callable[[], bool],
+        live: Say,
     ) -> None:
+        self._line = LiveLine(live, body.torque, body.holding, recording=True)
         self._config, self._role, self._recording = config, role, recording
         self._body, self._say, self._should_stop = body, say, should_stop
 
@@ -141,6 +150,7 @@ class _Session:
             self._say(f"episode {len(self._recording) + 1} of {count} ({self._role})")
             listener = TakeListener(self._body.env, self._body.truth)
             played = self._rollout(seed, listener)
+            self._line.rest()
             if played.stopped:
                 return
             missed += not self._keep(seed, played, listener)
@@ -154,7 +164,7 @@ class _Session:
             reward=self._body.reward,
             seed=seed,
             max_steps=max_steps(self._config.task),
-            listeners=(listener,),
+            listeners=(listener, self._line),
             should_stop=self._should_stop,
         )
 

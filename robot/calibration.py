@@ -100,10 +100,15 @@ def calibration_path(calibration_dir: Path, robot_id: str) -> Path:
     return Path(calibration_dir) / f"{robot_id}.json"
 
 
-def load_calibration(calibration_dir: Path, robot_id: str, port: str = "PORT") -> Calibration:
-    """The calibration of arm `robot_id`. Raises CalibrationError that says how to make or mend it."""
+def load_calibration(
+    calibration_dir: Path, robot_id: str, port: str = "PORT", role: str = "follower"
+) -> Calibration:
+    """The calibration of arm `robot_id`. Raises CalibrationError that says how to make or mend it.
+
+    role: "follower" or "leader".
+    """
     path = calibration_path(calibration_dir, robot_id)
-    how = how_to_calibrate(calibration_dir, robot_id, port)
+    how = how_to_calibrate(calibration_dir, robot_id, port, role)
     if not path.is_file():
         raise CalibrationError(f"no calibration for arm {robot_id!r}: {path} does not exist. {how}")
     try:
@@ -144,11 +149,12 @@ def check_calibration_id(calibration: Calibration, expected: str) -> None:
         )
 
 
-def how_to_calibrate(calibration_dir: Path, robot_id: str, port: str) -> str:
-    """The command that makes a calibration, or writes an existing one to the servos."""
+def how_to_calibrate(calibration_dir: Path, robot_id: str, port: str, role: str = "follower") -> str:
+    """The command that makes a calibration, or writes an existing one to the servos. role: or "leader"."""
+    arm = "teleop" if role == "leader" else "robot"
     return (
-        f"Run: lerobot-calibrate --robot.type=so101_follower --robot.port={port} --robot.id={robot_id}"
-        f" --robot.calibration_dir={calibration_dir}"
+        f"Run: lerobot-calibrate --{arm}.type=so101_{role} --{arm}.port={port} --{arm}.id={robot_id}"
+        f" --{arm}.calibration_dir={calibration_dir}"
     )
 
 

@@ -50,6 +50,8 @@ class SO101:
     """An Arm over the servo bus at `port`, with the calibration `<calibration_dir>/<robot_id>.json`.
 
     arm = SO101(...); arm.connect(); ...; arm.park(); arm.close()
+
+    torque: whether any of its servos may be energised.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class SO101:
         )
         self._watch, self._next_check_s = HealthWatch(health or HealthLimits()), -np.inf
         self._velocity_unit: I32 = np.ones(NUM_JOINTS, np.int32)
-        self._awake = False
+        self._awake = self.torque = False
         self._opened = 0
         self._lost_bus, self._lost_s, self._hands_off_s = "", 0.0, -np.inf
 
@@ -194,6 +196,7 @@ class SO101:
             return
         self._awake = False
         landing = self._lander.land()
+        self.torque = bool(landing.on)
         if not landing.on:
             self._supervisor.torque(False)
         if landing.problems:
@@ -227,7 +230,7 @@ class SO101:
     def _energise(self, memories: dict[str, dict[str, int]]) -> None:
         """Set every servo up and make it hold where it is."""
         self._supervisor.torque(True)
-        self._awake = True
+        self._awake = self.torque = True
         for name in JOINT_NAMES:
             set_up_servo(self._link, name, memories[name])
         for name, joint in zip(JOINT_NAMES, self._calibration.joints, strict=True):

@@ -32,10 +32,10 @@ TORCH_MODULES |= {
     f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
-PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health")
-COMPOSERS = {"build", "body", "pretrain", "cli", "cli_arm", "doctor.servos"}
-"""build and body name the concrete classes; pretrain renders the twin; cli opens the twin's doors, cli_arm
-and doctor.servos the servos'."""
+PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health", "robot.modes")
+COMPOSERS = {"build", "body", "controls", "pretrain", "cli", "cli_arm", "doctor.servos"}
+"""build, body and controls name the concrete classes; pretrain renders the twin; cli opens the twin's doors,
+cli_arm and doctor.servos the servos'."""
 
 
 def name_of(path: Path) -> str:

@@ -60,5 +60,5 @@ class Person:
 
 if __name__ == "__main__":
     says: list[list[str]] = json.loads(sys.argv[1])
-    hilserl.body._device = lambda config: Person(says)
+    hilserl.body.build_device = lambda config, message: Person(says)
     sys.exit(main(["record", *sys.argv[2:]]))

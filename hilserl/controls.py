@@ -1,0 +1,86 @@
+"""Config -> the device a person drives the arm with. Only this file names their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from hilserl.config import Config, ConfigError
+from hilserl.env import GRIPPER_CLOSED_RAD, GRIPPER_MARGIN_RAD
+from robot.types import ArmState, Operator, Teleop
+
+
+class NoTeleop:
+    """Nobody is at the controls."""
+
+    def read(self, state: ArmState) -> Operator:
+        """Nothing, ever."""
+        return Operator()
+
+    def reset(self, seed: int) -> None:
+        """Nothing to forget."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def build_device(config: Config, message: Callable[[str], None]) -> Teleop:
+    """The device of teleop.type. Raises TeleopError where it is missing, and what else keeps it out."""
+    match config.teleop.type:
+        case "gamepad":
+            from robot.teleop.gamepad import Gamepad
+
+            return Gamepad(config.teleop.device, config.teleop.deadzone)
+        case "keyboard":
+            from robot.teleop.keyboard import Keyboard
+
+            return Keyboard()
+        case "leader":
+            return _leader(config, message)
+        case "none":
+            return NoTeleop()
+        case other:
+            raise ConfigError(
+                f'teleop.type is {other!r}; it must be "gamepad", "keyboard", "leader" or "none" '
+                '("scripted" only with the lock-step twin)'
+            )
+
+
+def leader_torque(teleop: Teleop) -> dict[str, bool]:
+    """{"leader": whether it was found energised}; empty where there is no leader arm."""
+    from robot.teleop.leader import Leader
+
+    return {"leader": teleop.torque} if isinstance(teleop, Leader) else {}
+
+
+def _leader(config: Config, message: Callable[[str], None]) -> Teleop:
+    from robot.calibration import load_calibration
+    from robot.teleop.leader import Leader
+    from robot.teleop.leader_arm import LeaderArm
+    from robot.timing import RealClock
+
+    task, robot, teleop, clock = config.task, config.robot, config.teleop, RealClock()
+    followers = {}
+    if robot.type == "so101":
+        calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
+        followers[f"follower {robot.id!r}"] = calibration
+    arm = LeaderArm(
+        teleop.port,
+        teleop.id,
+        teleop.calibration_dir,
+        clock,
+        robot.bus_retries,
+        others=followers,
+        say=message,
+    )
+    return Leader(
+        arm,
+        build_device(replace(config, teleop=replace(teleop, type=teleop.buttons)), message),
+        clock,
+        action_scale_m=task.action_scale,
+        leash_m=task.leash,
+        gripper_span_rad=(GRIPPER_CLOSED_RAD, task.reset_gripper + GRIPPER_MARGIN_RAD),
+        gripper_band_rad=task.gripper_scale,
+        say=message,
+    )
