@@ -152,6 +152,13 @@ def test_the_flicker_of_a_failure_is_held_out():
     assert chosen.decision.hold_frames == 6, "longer than the flicker, and no longer"
 
 
+def test_a_call_before_the_success_is_a_false_one_too():
+    hasty = scored("1", [0.1] * 8 + [0.99] * 5 + [0.1] * 7 + [0.99] * 10, start=20)
+    chosen = choose([scored("0", [0.1] * 20), hasty], 0.05, 10, 0)
+    assert chosen.met
+    assert chosen.decision.hold_frames == 6, "longer than the flicker, and no longer"
+
+
 def test_what_cannot_be_told_apart_is_not_trusted_and_says_how_far_off():
     blind = [scored("0", [0.1] * 5 + [0.9] * 15), scored("1", [0.1] * 10 + [0.9] * 10, start=10)]
     chosen = choose(blind, 0.05, 10, 0)

@@ -75,6 +75,23 @@ def test_a_recording_gives_every_frame_as_the_camera_of_the_actor_would(recordin
             assert abs(ours[frame].mean() - take.frames["gripper_cam"][frame].mean()) < 2, "frames slid"
 
 
+def test_a_recording_of_two_cameras_gives_each_its_own_pictures(tmp_path):
+    names = ("room", "hand")
+    crop = TINY.crop_params_dict["gripper_cam"]
+    task = replace(TINY, camera_ids=dict.fromkeys(names, ""), crop_params_dict=dict.fromkeys(names, crop))
+    take = random_take(TINY, 3, 6)
+    frames = take.frames["gripper_cam"]
+    take = replace(take, frames={"room": frames, "hand": frames[::-1]})
+    with Recording.create(tmp_path / "rec", task) as recorded:
+        recorded.append(take, record(take, task))
+    source = open_source(tmp_path / "rec", task)
+    pictures = source.pictures(source.episodes[0])
+    assert list(pictures) == ["hand", "room"]
+    for camera, images in pictures.items():
+        expected = [frame.mean() for frame in take.frames[camera]]
+        assert np.allclose(images.mean(axis=(1, 2, 3)), expected, atol=2)
+
+
 def test_a_recording_tells_what_is_known_of_its_episodes(recording):
     root, takes = recording
     for index, (found, take) in enumerate(zip(open_source(root, TINY).episodes, takes, strict=True)):
