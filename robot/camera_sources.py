@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 import zmq
 
-from robot.errors import CameraError
+from robot.devices import resolve_camera
+from robot.errors import CameraError, DeviceError
 from robot.types import U8
 
 
 class OpenCVSource:
     """A camera of this machine (V4L2 on Linux), or a video file, through OpenCV.
 
-    index_or_path: an index ("0"), a device path (best one that names the camera for good, as under
-    /dev/v4l/by-id/), or a video file, which is played once at its own rate.
+    index_or_path: an index ("0"), a device path ("id:NAME" finds the camera with that name
+    under /dev/v4l wherever it is plugged in), or a video file, which is played once at its own rate.
     """
 
     order: Literal["rgb", "bgr"] = "bgr"
@@ -35,8 +36,12 @@ class OpenCVSource:
     def open(self) -> None:
         if not self._address:
             raise CameraError("no camera named: set index_or_path to an index, a device path or a video file")
-        device = self._address.isdigit() or self._address.startswith("/dev/")
-        address = int(self._address) if self._address.isdigit() else self._address
+        try:
+            found = resolve_camera(self._address)
+        except DeviceError as error:
+            raise CameraError(str(error)) from error
+        device = found.isdigit() or found.startswith("/dev/")
+        address = int(found) if found.isdigit() else found
         api = cv2.CAP_V4L2 if device and sys.platform == "linux" else cv2.CAP_ANY
         capture = cv2.VideoCapture(address, api)
         if not capture.isOpened():

@@ -31,6 +31,14 @@ class CalibrationError(RobotError):
     """The calibration is missing, incomplete, or disagrees with the servos."""
 
 
+class DeviceError(RobotError):
+    """An arm or a camera is not there under the name it was given, or more than one is."""
+
+
+class CartesianRefused(RobotError):
+    """The touch test showed that the hand is not where the arm model says: it is not driven in metres."""
+
+
 class CommandRefused(RobotError):
     """A joint command was refused before it reached a servo."""
 

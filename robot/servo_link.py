@@ -17,7 +17,8 @@ from typing import Any, Final
 import scservo_sdk as scs
 import serial
 
-from robot.errors import BusError
+from robot.devices import resolve_port
+from robot.errors import BusError, DeviceError
 from robot.health import LinkStats
 from robot.twin.registers import LOAD_SIGN_BIT, OFFSET_SIGN_BIT, POSITION_SIGN_BIT, REGISTERS, decode_sign
 from robot.types import Clock
@@ -40,7 +41,7 @@ SIGN_BITS: Final = {
     "Present_Velocity": POSITION_SIGN_BIT,
 }
 """Registers that hold sign and magnitude, with the bit of the sign."""
-_PORT_ERRORS: Final = (OSError, termios.error)
+_PORT_ERRORS: Final = (OSError, termios.error, DeviceError)
 _STATUS_WORDS: Final = {
     1: "supply voltage out of range",
     2: "angle sensor failed",
@@ -220,10 +221,11 @@ class ServoLink:
         """Open the port unless it is open. Raises BusError when another program has it."""
         if self._port is not None:
             return
-        port: Any = scs.PortHandler(self.port)
+        device = resolve_port(self.port)
+        port: Any = scs.PortHandler(device)
         try:
             # Locked before anything else happens: the program that drives the arm notices nothing.
-            port.ser = serial.Serial(self.port, BAUD, timeout=READ_WAIT_S, exclusive=True)
+            port.ser = serial.Serial(device, BAUD, timeout=READ_WAIT_S, exclusive=True)
         except serial.SerialException as error:
             if error.errno != errno.EWOULDBLOCK:
                 raise
