@@ -24,15 +24,17 @@ from robot.kinematics import Kinematics
 from robot.twin.world import World, arrange_lift
 from robot.types import F32, GRIPPER, U8, WRIST_ROLL
 
-TARGETS = ("x", "y", "z", "sin4yaw", "cos4yaw", "size", "gripper", "visible")
-TARGET_SCALE = np.array([0.05, 0.05, 0.05, 1.0, 1.0, 0.004, 0.3, 1.0], np.float32)
+TARGETS = ("x", "y", "z", "sin4yaw", "cos4yaw", "size", "gripper", "height", "visible")
+TARGET_SCALE = np.array([0.05, 0.05, 0.05, 1.0, 1.0, 0.004, 0.3, 0.02, 1.0], np.float32)
 """Typical spread of each target: metres, sines, radians; the network regresses target / scale."""
 CUBE_TARGETS = 6
 """The first targets are about the cube and mean nothing where it is out of the picture."""
 VISIBLE_PIXELS = 150
 """Of the native picture: fewer pixels of the cube than this count as not seen."""
-GRASPED_SHARE = 0.3
+GRASPED_SHARE = 0.4
 """Share of pictures with the cube between the fingers, where precision matters most."""
+LIFTED_SHARE = 0.6
+"""Of these, the share in which hand and cube are above the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class RenderStudio:
         self._scene = replace(task.scene, cube_range_xy=0.09, cube_yaw=float(np.pi / 4), looks=1.0)
 
     def draw(self) -> tuple[U8, F32]:
-        """One policy image uint8 (h, w, 3) and its targets (8,), already divided by TARGET_SCALE."""
+        """One policy image uint8 (h, w, 3) and its targets (9,), already divided by TARGET_SCALE."""
         rng, task, world = self._rng, self._task, self._world
         arrange_lift(world, self._scene, int(rng.integers(2**31)))
         near = np.array(world.cube_xyz_m()[:2])
@@ -69,6 +71,10 @@ class RenderStudio:
         grasp = rng.random() < GRASPED_SHARE
         if grasp:
             hand = np.array([*(near + rng.normal(0, 0.012, 2) + (0, -0.024)), rng.uniform(0.0, 0.05)])
+            if rng.random() < LIFTED_SHARE:
+                lift_m = rng.uniform(0.0, 0.12)
+                world.raise_cube(lift_m)
+                hand[2] = rng.uniform(0.0, 0.02) + lift_m
         start = np.zeros(6, np.float32)
         start[WRIST_ROLL] = task.wrist_roll + rng.normal(0, 0.03)
         q = self._kinematics.ik(np.clip(hand, (0.14, -0.15, 0.0), (0.35, 0.15, 0.2)), start)
@@ -84,7 +90,8 @@ class RenderStudio:
         heading = float(np.arctan2(world.hand_rotmat()[1, 2], world.hand_rotmat()[0, 2]))
         turn = 4 * (world.cube_yaw_rad() - heading)
         visible = float(world.cube_pixels() >= VISIBLE_PIXELS)
-        raw = [*offset, np.sin(turn), np.cos(turn), world.cube_size_m() - 0.03, gripper_rad - 0.35, visible]
+        raw = [*offset, np.sin(turn), np.cos(turn), world.cube_size_m() - 0.03, gripper_rad - 0.35]
+        raw += [float(world.hand_xyz_m()[2]) - 0.06, visible]
         return np.array(raw, np.float32) / TARGET_SCALE
 
 
@@ -105,7 +112,7 @@ class Regressor(nn.Module):
         trunk.train().requires_grad_(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 8) scaled targets of uint8 (B, H, W, 3)."""
+        """(B, 9) scaled targets of uint8 (B, H, W, 3)."""
         features = self.trunk(images)
         if self.projection is not None:
             features = nn.functional.conv2d(features, self.projection[:, :, None, None])

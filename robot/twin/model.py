@@ -38,6 +38,8 @@ CUBE_FRICTION = (0.9, 0.02, 0.001)
 CONTACT_SOLREF = (0.002, 1.0)
 """Two time steps: the stiffest that the solver takes."""
 CONTACT_SOLIMP = (0.98, 0.998, 0.0005, 0.5, 2.0)
+MAT, MAT_PIXELS, MAT_DARK, MAT_SQUARE_M = "mat", 256, 0.82, 0.025
+"""The mat: size of its picture [px]; its squares: brightness of the dark ones, edge [m]."""
 CUBE_DENSITY = 1100.0
 """kg/m3: 30 g for a 30 mm cube."""
 
@@ -158,8 +160,21 @@ def _add_fingers(bodies: dict[str, Any], jaw_pos: NDArray[np.float64]) -> None:
 
 def _add_scene(spec: mujoco.MjSpec) -> None:
     world = spec.worldbody
+    # The arm stands on a mat: on a bare table nothing in the gripper camera's picture tells how high it is.
+    spec.add_texture(
+        name=MAT,
+        type=mujoco.mjtTexture.mjTEXTURE_2D,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+        width=MAT_PIXELS,
+        height=MAT_PIXELS,
+        rgb1=(1, 1, 1),
+        rgb2=(MAT_DARK, MAT_DARK, MAT_DARK),
+    )
+    mat = spec.add_material(name=MAT, texrepeat=(0.5 / MAT_SQUARE_M, 0.5 / MAT_SQUARE_M), texuniform=True)
+    mat.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = MAT
     world.add_geom(
         name=TABLE,
+        material=MAT,
         type=mujoco.mjtGeom.mjGEOM_PLANE,
         size=(0.6, 0.6, 0.1),
         rgba=(0.55, 0.5, 0.45, 1),

@@ -105,6 +105,11 @@ class World:
         mujoco.mj_setConst(self._model, mujoco.MjData(self._model))
         mujoco.mj_forward(self._model, self._data)
 
+    def raise_cube(self, by_m: float) -> None:
+        """Put the cube so much higher, at rest; it falls unless something holds it."""
+        self._data.qpos[self._cube_qpos + 2] += by_m
+        mujoco.mj_forward(self._model, self._data)
+
     def set_looks(self, rng: np.random.Generator, amount: float) -> None:
         """Draw colours, light and exposure: amount 0 is the nominal scene, 1 the widest range.
 
