@@ -123,7 +123,7 @@ def blind_script(config: Config) -> BlindScript:
     return BlindScript((x, y - half - FINGER_CLEARANCE_M, GRASP_M), config.task.action_scale)
 
 
-class _Random:
+class Random:
     """Uniformly random actions."""
 
     def __init__(self, seed: int) -> None:
@@ -165,7 +165,7 @@ def baselines(config: Config, demos: Path, episodes: int, say: Callable[[str], N
         policies: dict[str, Policy] = {
             "cloning": cloning_player(config, demos),
             "blind": blind_script(config),
-            "random": _Random(config.seed),
+            "random": Random(config.seed),
         }
         for name, policy in policies.items():
             found[name] = measure(body, policy, config, seeds)

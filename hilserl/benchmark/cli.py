@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -27,9 +29,18 @@ def main(argv: Sequence[str], report: Callable[[str], None], started_s: float) -
     learning.add_argument("--arms", nargs="+", metavar="NAME", help="default: all of them")
     learning.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     learning.add_argument("--transitions", type=int, default=1000, metavar="N")
+    reward = commands.add_parser("reward", help="a reward classifier against the twin's ground truth")
+    reward.add_argument("--config_path", default="configs/twin_lift_train_config.json", metavar="FILE")
+    reward.add_argument("--quick", action="store_true", help="fewer episodes, no drift and no learning")
+    reward.add_argument("--folder", type=Path, metavar="DIR", help="results; runs in it stay (default: new)")
+    reward.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], metavar="N", help="of learning")
+    reward.add_argument("--episodes", type=int, default=80, metavar="N", help="of learning, each")
+    reward.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args(argv)
     if arguments.command == "learning":
         return _learning(arguments, report)
+    if arguments.command == "reward":
+        return _reward(arguments, report)
 
     from hilserl.benchmark.learner import measure, quick
     from hilserl.benchmark.report import draw, markdown
@@ -58,4 +69,23 @@ def _learning(arguments: argparse.Namespace, report: Callable[[str], None]) -> i
     config = load_config(arguments.config_path, [])
     arms = arguments.arms or list(ARMS)
     learning_benchmark(config, arguments.folder, arms, arguments.seeds, arguments.transitions, report)
+    return 0
+
+
+def _reward(arguments: argparse.Namespace, report: Callable[[str], None]) -> int:
+    """Measure the classifier; unless quick, let policies learn from it and from the oracle."""
+    from hilserl.benchmark.reward import measure_reward
+    from hilserl.benchmark.reward_learning import learn_both, learning_table
+    from hilserl.config_loading import load_config
+
+    config = load_config(arguments.config_path, [])
+    with ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reward_")))
+        result = measure_reward(config, folder, arguments.quick, report)
+        if not arguments.quick and arguments.seeds:
+            model = Path(result["model"])
+            runs = learn_both(config, model, folder, arguments.seeds, arguments.episodes, report)
+            result["learning"] = runs
+            report(learning_table(runs))
+    report(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
     return 0
