@@ -183,6 +183,7 @@ class _Session:
             return False
         take = trim(take, self._config.task.fps)
         record = record_of(take, self._config.task, self._role, seed, played.facts, played.fault)
+        # This takes seconds in which nobody commands the arm: its guard holds it, and what it grips.
         self._recording.append(take, record)
         head, tail = take.trimmed
         cut = f", {head} idle steps cut off before and {tail} after" if head or tail else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +27,7 @@ from hilserl.episode import load_episode, scan_episodes
 from hilserl.recording import SEEDS, record_episodes
 from hilserl.recording_check import check_recording
 from hilserl.recording_format import encode_video
-from hilserl.recording_record import read_records
+from hilserl.recording_record import RECORD, episode_lines, read_records
 from hilserl.recording_stats import merge_stats, picture_stats, row_stats
 from hilserl.recording_take import IDLE_RAD, JOINTS, TAIL_S, Take, is_idle, trim
 from hilserl.task_record import TaskMismatch, task_hash
@@ -89,6 +90,18 @@ def test_lerobots_loader_gives_each_episodes_pictures_in_their_order(tmp_path):
     brightness = [20 + 3 * t for length in (6, 7, 8) for t in range(length)]  # see random_take
     found = [float(loaded[index][KEY].mean()) * 255 for index in range(len(loaded))]
     np.testing.assert_allclose(found, brightness, atol=1.2)
+
+
+def test_lines_say_where_each_episode_begins_and_ends(tmp_path):
+    fill(tmp_path / "set", 3)
+    lines = episode_lines(tmp_path / "set")
+    assert [line["length"] for line in lines] == [6, 7, 8]
+    assert [(line["dataset_from_index"], line["dataset_to_index"]) for line in lines] == [
+        (0, 6),
+        (6, 13),
+        (13, 21),
+    ]
+    assert [line[f"videos/{KEY}/to_timestamp"] for line in lines] == [0.6, 0.7, 0.8]
 
 
 def test_a_recording_is_usable_as_demonstrations_at_once(demos, tmp_path):
@@ -273,6 +286,14 @@ def test_an_arm_left_alone_while_an_episode_is_encoded_is_held_with_what_it_lift
     assert [(one.end, one.fault) for one in read_records(tmp_path / "set")] == [("success", "")] * 2
 
 
+def test_a_demonstration_in_which_nothing_moves_is_played_again(tmp_path, monkeypatch):
+    still = [*[Operator()] * 3, Operator(event=Event.SUCCESS)]
+    moved = [UP, UP, Operator(event=Event.SUCCESS)]
+    said = record_said(TINY_CONFIG, Sayings(still, moved), 1, "demo", tmp_path / "set", monkeypatch)
+    assert "nothing moved, which is no demonstration; again" in said
+    assert len(read_records(tmp_path / "set")) == 1
+
+
 def test_a_recording_without_an_episode_leaves_no_folder(tmp_path, monkeypatch):
     record_said(TINY_CONFIG, Sayings([Operator(event=Event.STOP)]), 1, "demo", tmp_path / "set", monkeypatch)
     assert not (tmp_path / "set").exists()
@@ -287,6 +308,11 @@ def edit_rows(path: Path, column: str, row: int, value) -> None:
     values[row] = value
     index = table.column_names.index(column)
     pq.write_table(table.set_column(index, column, pa.array(values, table[column].type)), path)
+
+
+def edit_record(path: Path, **changes) -> None:
+    told = json.loads(pq.read_table(path)[RECORD][0].as_py())
+    edit_rows(path, RECORD, 0, json.dumps(told | changes))
 
 
 def shorten(path: Path) -> None:
@@ -304,6 +330,8 @@ FAULTS = {
     "a second end": ("data", lambda path: edit_rows(path, "next.done", 0, True)),
     "another joint": ("data", lambda path: edit_rows(path, JOINTS, 2, [0.0] * 6)),
     "another index": ("data", lambda path: edit_rows(path, "index", 0, 3)),
+    "another verdict": ("meta/episodes", lambda path: edit_record(path, end="failure")),
+    "another task's": ("meta/episodes", lambda path: edit_record(path, task_hash="0" * 16)),
     "an action out of range": ("data", lambda path: edit_rows(path, ACTION, 1, [2.0, 0, 0, 0])),
 }
 
@@ -353,3 +381,10 @@ def test_statistics_of_pictures_are_in_0_to_1_per_channel():
     stats = picture_stats({"x": frames})["x"]
     np.testing.assert_allclose(stats["mean"].ravel(), [0, 0.2, 1.0])
     assert stats["mean"].shape == (3, 1, 1) and stats["count"].tolist() == [7]
+
+
+def test_statistics_of_pictures_are_of_the_whole_episode():
+    frames = [np.full((8, 8, 3), shade, np.uint8) for shade in range(201)]
+    stats = picture_stats({"x": frames})["x"]
+    np.testing.assert_allclose(stats["mean"].ravel() * 255, 100, atol=0.5)
+    np.testing.assert_allclose([stats["min"].max() * 255, stats["max"].min() * 255], [0, 200])

@@ -20,10 +20,10 @@ from hilserl import recording_files
 from hilserl.config import ConfigError
 from hilserl.dataset_schema import INFO_FILE, DatasetError, undo_folder
 from hilserl.labels import Label, labels_file, write_labels
-from hilserl.recording import record_episodes, run_record
+from hilserl.recording import ATTEMPTS, record_episodes, run_record
 from hilserl.recording_check import check_recording, check_whole
 from hilserl.recording_files import Recording
-from hilserl.recording_format import EPISODE_LINE, encode_video, place
+from hilserl.recording_format import EPISODE_LINE, ROW_FILE, encode_video, place
 from hilserl.recording_record import RecordingError, read_records
 from hilserl.task_record import TaskMismatch
 from robot.types import Event, Operator
@@ -91,12 +91,50 @@ def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
         Recording.create(tmp_path / "thesis.tex" / "set", TINY)
 
 
+def test_a_file_that_somebody_else_put_there_is_not_replaced(tmp_path):
+    root, take = tmp_path / "set", random_take(TINY, 9, 6)
+    fill(root, 1)
+    with Recording.reopen(root, TINY, "demo") as recording:
+        theirs = root / place(ROW_FILE, 1)
+        theirs.write_text("theirs")
+        with pytest.raises(RecordingError, match="replaces nothing"):
+            recording.append(take, record(take, TINY))
+        assert theirs.read_text() == "theirs"
+
+
+def test_a_set_that_is_not_whole_at_the_end_is_said_and_raised(tmp_path, monkeypatch):
+    root, said = tmp_path / "set", []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("saved"):
+            (video,) = root.rglob("file-000.mp4")
+            video.unlink()
+
+    monkeypatch.setattr(
+        recording_module, "build_body", fake_body(Sayings([UP, Operator(event=Event.FAILURE)]))
+    )
+    with pytest.raises(DatasetError, match=r"file-000\.mp4"):
+        record_episodes(TINY_CONFIG, 1, "reward", root, say)
+    assert said[-1].startswith("THE RECORDING IS NOT WHOLE")
+
+
+def test_a_scripted_operator_who_never_succeeds_is_not_asked_for_ever(tmp_path, monkeypatch):
+    never = [[UP, Operator(event=Event.FAILURE)]] * (ATTEMPTS + 1)
+    with pytest.raises(ConfigError, match=f"{ATTEMPTS} scripted episodes were not kept"):
+        recorded_said(Sayings(*never), tmp_path / "set", monkeypatch, count=1, role="demo")
+
+
 def test_damage_is_named_before_anything_is_changed(tmp_path):
     root = tmp_path / "set"
     fill(root, 2)
-    for path, named in ((place(EPISODE_LINE, 1), "file-001.parquet cannot be read"), (INFO_FILE, "gone on")):
+    for path, damage, named in (
+        (place(EPISODE_LINE, 1), lambda whole: whole[: len(whole) // 2], "file-001.parquet cannot be read"),
+        (INFO_FILE, lambda whole: whole[: len(whole) // 2], "cannot be gone on with"),
+        (INFO_FILE, lambda whole: whole.replace(b"gripper_cam", b"front_cam"), "other features .*front_cam"),
+    ):
         whole = (root / path).read_bytes()
-        (root / path).write_bytes(whole[: len(whole) // 2])
+        (root / path).write_bytes(damage(whole))
         before = digests(root)
         with pytest.raises(RecordingError, match=named):
             Recording.reopen(root, TINY, "demo")
@@ -208,6 +246,7 @@ def test_a_kill_at_any_moment_loses_no_finished_episode(stored, tmp_path, monkey
             assert readable(root) in (stored, stored + 1, None)
         again = Recording.reopen(root, TINY, "demo")
         assert len(again) in ((stored + 1,) if survived else (stored, stored + 1))
+        assert not len(again) or readable(root) == len(again)
         again.append(take, record(take, TINY, seed=100))
         again.close()
         assert check_recording(root, TINY).episodes == len(again)

@@ -86,7 +86,9 @@ def test_a_recorder_killed_in_mid_episode_loses_nothing_and_resume_goes_on(twin,
     assert refused.returncode == 2 and "a recording replaces nothing" in refused.stdout
     assert digests(root) == before
 
-    resumed = record(twin, root, 4, [["discard"], FAILED, HELPED], "--resume=true")
+    # The guard holds the arm whenever a person takes longer to place the object than its watchdog waits.
+    held = ("--robot.watchdog_s=0.5", "--robot.object_time_s=1")
+    resumed = record(twin, root, 4, [["discard"], FAILED, HELPED], "--resume=true", *held)
     assert resumed.returncode == 0, resumed.stdout
     assert before.items() <= digests(root).items()
     assert "checked: 4 episodes (2 successes)" in resumed.stdout
