@@ -130,7 +130,8 @@ def _classifier_reward(config: Config) -> Reward:
         trunk=config.policy.vision_encoder_name,
         device=config.policy.device,
     )
-    present = config.teleop.type not in ("none", "scripted")
+    teleop = config.teleop
+    present = teleop.type not in ("none", "scripted") and (teleop.type, teleop.buttons) != ("leader", "none")
     overrule_steps = round(config.classifier.overrule_s * config.task.fps) if present else 0
     return ClassifierReward(model, config.task.success, overrule_steps)
 

@@ -29,11 +29,12 @@ from hilserl.env import task_spec
 from hilserl.episode import load_episode, save_episode, scan_episodes
 from hilserl.replay import Key
 from hilserl.task_record import task_hash, task_json
-from hilserl.types import Episode, Role, Weights
+from hilserl.types import End, Episode, Role, Weights
 from hilserl.wire import ActorLink, LearnerService
 from robot.calibration import model_limits
 from robot.errors import CalibrationError
 from robot.types import GRIPPER, Operator
+from tests.fakes.classifiers import ALWAYS, save_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 EASY = "configs/twin_lift_easy_config.json"
@@ -248,6 +249,26 @@ def test_trains_checkpoints_and_plays_with_stacked_frames(job, tmp_path, capsys,
     contract["action"]["names"].append("wrist")
     config.write_text(json.dumps(contract))
     assert re.search(r"action\.names: here .*, there .*wrist", told(capsys, "inference", *words))
+
+
+@pytest.mark.slow
+def test_a_classifier_is_the_only_reward(job, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    model = tmp_path / "best_model"
+    run = job(
+        "--task.success.kind=classifier", f"--classifier.model={model}", "--run.eval_every_episodes=0",
+        "--teleop.type=none",
+    )  # fmt: skip
+    config = load_config(EASY, [*run.words])
+    assert "best_model" in told(capsys, "actor", *run.words), "told before there is a learner"
+    save_classifier(model, config, replace(ALWAYS, min_frames=6))
+    learner, actor = run.start("learner"), run.start("actor")
+    learner.wait_for(TAKEN_IN, 2)
+    assert (actor.interrupt(), learner.interrupt()) == (0, 0)
+    played = [load_episode(info.path, pictures=False) for info in scan_episodes(run.root / "episodes")]
+    assert played and all(episode.end is End.SUCCESS for episode in played)
+    for episode in played:
+        assert episode.reward.tolist() == [0.0] * 5 + [1.0] and episode.info["judge"] == "classifier"
 
 
 @pytest.mark.slow

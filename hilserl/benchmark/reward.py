@@ -210,7 +210,7 @@ def measure_reward(config: Config, folder: Path, quick: bool, say: Say) -> dict[
     result = {
         "model": str(model),
         "recorded_episodes": size.recorded,
-        "episode_split_accuracy": metrics["accuracy"],
+        "episode_split_accuracy": metrics["episode_split_accuracy"],
         "accuracy_low95": metrics["accuracy_low95"],
         "train_seconds": seconds,
         **rollout_numbers(played, config.task.fps),

@@ -79,8 +79,8 @@ def drift(
 
 def drift_check(root: Path, config: Config) -> list[str]:
     """What `hilserl dataset check --live` finds not to fit, in words."""
-    from hilserl.dataset_fit import live_findings
+    from hilserl.dataset_fit_live import fit_live
+    from hilserl.doctor.findings import Status
 
-    return [
-        f"{one.name}: {one.value} (limit {one.limit})" for one in live_findings(root, config) if not one.ok
-    ]
+    found = fit_live(config, root, lambda _: None, lambda: None)
+    return [f"{one.check}: {one.value} (limit {one.limit})" for one in found if one.status is Status.FAIL]

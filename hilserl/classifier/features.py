@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,12 +43,10 @@ def encode_episodes(
     encoder: FeatureEncoder,
     config: ClassifierConfig,
     seed: int,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> list[EpisodeFeatures]:
     """Decode and encode every frame of every episode, whole episodes side by side.
 
-    seed: of the varied versions; the same for the same seed and order. progress: hears how many episodes are
-    done. Raises what the sources raise.
+    seed: of the varied versions; the same for the same seed and order. Raises what the sources raise.
     """
 
     def one(index: int) -> EpisodeFeatures:
@@ -56,12 +54,8 @@ def encode_episodes(
         pictures = labelled.source.pictures(labelled.episode)
         return encode_episode(pictures, encoder, config, np.random.default_rng([seed, index]))
 
-    found = []
     with side_by_side() as pool:
-        for done, features in enumerate(pool.map(one, range(len(episodes))), 1):
-            found.append(features)
-            progress(done)
-    return found
+        return list(pool.map(one, range(len(episodes))))
 
 
 def encode_episode(

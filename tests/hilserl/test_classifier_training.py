@@ -20,6 +20,7 @@ from hilserl.classifier.labelled import TrainingDataError, read_training_data
 from hilserl.classifier.model import ClassifierError, RewardClassifier
 from hilserl.classifier.network import Sizes
 from hilserl.classifier.training import run_train
+from hilserl.cli import NAMED_ERRORS, main
 from hilserl.encoder import FeatureEncoder
 from hilserl.labels import Label, LabelError, labels_file, read_labels, write_labels
 from hilserl.vision import load_trunk, tensors_hash
@@ -33,6 +34,8 @@ from tests.fakes.labelled import (
     square,
     write_archive,
 )
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "twin_lift_train_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -416,3 +419,8 @@ def test_sources_must_be_named_once(tmp_path):
         run_train(config, lambda _: None)
     with pytest.raises(TrainingDataError, match="more than once"):
         run_train(with_data(config, root, tmp_path / "e" / ".." / "e"), lambda _: None)
+
+
+def test_the_command_says_what_is_missing(capsys):
+    assert main(["classifier", "train", "--config_path", str(CONFIG)]) == NAMED_ERRORS
+    assert "classifier.datasets is empty" in capsys.readouterr().err
