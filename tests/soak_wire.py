@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fakes.virtual_pad import VirtualPad
+from robot.twin.virtual_pad import VirtualPad
 
 BUMPER, SUCCESS, FAILURE, CLOSE, OPEN = 5, 3, 1, 6, 7
 CONFIG = "configs/twin_wire_config.json"

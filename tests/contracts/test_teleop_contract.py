@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from robot.teleop.gamepad import CLOSE_BUTTON, OPEN_BUTTON, TAKE_OVER, Gamepad
 from robot.teleop.keyboard import Keyboard
+from robot.twin.virtual_pad import VirtualPad
 from robot.types import ArmState, Event, Operator, Teleop
-from tests.fakes.virtual_pad import VirtualPad
 from tests.fakes.xserver import MISSING, XServer
 
 STATE = ArmState(np.zeros(6, np.float32), np.zeros(6, np.float32), 0.0)

@@ -17,8 +17,8 @@ import sys
 import hilserl.body
 from hilserl.cli import main
 from robot.teleop.gamepad import EVENT_BUTTONS, TAKE_OVER, Gamepad
+from robot.twin.virtual_pad import VirtualPad
 from robot.types import ArmState, Event, Operator, Teleop
-from tests.fakes.virtual_pad import VirtualPad
 
 BUTTONS = {
     event.name.lower(): number for number, event in reversed(EVENT_BUTTONS.items()) if event is not Event.STOP

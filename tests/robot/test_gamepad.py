@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from robot.errors import TeleopError
 from robot.teleop.gamepad import STICK_AXES, TAKE_OVER, TRIGGER_AXES, Gamepad
+from robot.twin.virtual_pad import VirtualPad
 from robot.types import ArmState, Event
-from tests.fakes.virtual_pad import VirtualPad
 
 STATE = ArmState(np.zeros(6, np.float32), np.zeros(6, np.float32), 0.0)
 
@@ -222,7 +222,7 @@ def test_the_process_keeps_its_signals_and_prints_nothing():
     code = (  # a suite started in the background hands down an ignored SIGINT
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from tests.fakes.virtual_pad import VirtualPad\n"
+        "from robot.twin.virtual_pad import VirtualPad\n"
         "from robot.teleop.gamepad import Gamepad\n"
         "import sys, time\n"
         "pad = VirtualPad(); gamepad = Gamepad()\n"
