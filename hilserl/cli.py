@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from hilserl.cli_arm import add_release
+from hilserl.cli_arm import add_calibrate, add_release
 from hilserl.cli_classifier import add_classifier
 from hilserl.cli_dataset import add_dataset
 from hilserl.cli_doctor import add_doctor
@@ -269,5 +269,5 @@ _COMMANDS: dict[str, Command] = {
     "config diff": _diff,
 }
 """What each command of `hilserl.cli_parsers` does."""
-_MORE = (add_label, add_dataset, add_classifier, add_doctor, add_release)
+_MORE = (add_label, add_dataset, add_classifier, add_doctor, add_release, add_calibrate)
 """Commands that stand in files of their own."""

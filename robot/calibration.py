@@ -153,7 +153,8 @@ def how_to_calibrate(calibration_dir: Path, robot_id: str, port: str, role: str 
     """The command that makes a calibration, or writes an existing one to the servos. role: or "leader"."""
     arm = "teleop" if role == "leader" else "robot"
     return (
-        f"Run: lerobot-calibrate --{arm}.type=so101_{role} --{arm}.port={port} --{arm}.id={robot_id}"
+        f"Run: hilserl calibrate --config_path FILE{' --leader' if role == 'leader' else ''}, or:"
+        f" lerobot-calibrate --{arm}.type=so101_{role} --{arm}.port={port} --{arm}.id={robot_id}"
         f" --{arm}.calibration_dir={calibration_dir}"
     )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from robot.calibration import Calibration, load_calibration
+from robot.calibration import Calibration
 from robot.errors import BusError, CalibrationError
 from robot.servo_link import ServoLink
-from robot.types import GRIPPER, JOINT_NAMES, Clock
+from robot.types import GRIPPER, JOINT_NAMES
 
 MODEL_NUMBER: Final = 777
 PHASE_MULTI_TURN: Final = 0x10
@@ -55,8 +54,8 @@ def check_calibration(port: str, calibration: Calibration, memories: Memories, h
     if different:
         raise CalibrationError(
             f"the calibration {calibration.source} is not that of the arm at {port}: {'; '.join(different)}."
-            f" If this is the right arm, write the file to its servos or calibrate again. {how}"
-            " (ENTER writes the file, c calibrates)"
+            f" If this is the right arm, write the file to its servos (hilserl calibrate --write), or"
+            f" calibrate again. {how}"
         )
 
 
@@ -88,15 +87,8 @@ def write_registers(
         raise BusError(f"{link.port}: {joint} did not take its settings: {'; '.join(wrong)}")
 
 
-def write_calibration_to_servos(port: str, robot_id: str, calibration_dir: str | Path, clock: Clock) -> None:
-    """Store the calibration file of `robot_id` in the servos at `port`. Releases servos it changes."""
-    calibration: Calibration = load_calibration(Path(calibration_dir), robot_id, port)
-    ids = {name: joint.id for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)}
-    link = ServoLink(port, ids, retries=3, clock=clock)
-    link.open()
-    try:
-        for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True):
-            wanted = {register: int(getattr(joint, field)) for register, field in CALIBRATED.items()}
-            write_registers(link, name, link.read_memory(name), wanted)
-    finally:
-        link.close()
+def write_calibration(link: ServoLink, calibration: Calibration) -> None:
+    """Store `calibration` in the servos, read back servo by servo. Releases those it changes; BusError."""
+    for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True):
+        wanted = {register: int(getattr(joint, field)) for register, field in CALIBRATED.items()}
+        write_registers(link, name, link.read_memory(name), wanted)

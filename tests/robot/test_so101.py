@@ -22,7 +22,7 @@ from robot.calibration import (
 from robot.errors import BusError, CalibrationError, CommandRefused, ServoFault, TorqueLost
 from robot.parking import PARK_MIN_S, REST_RAD, park_path
 from robot.servo_link import fault_words
-from robot.servo_setup import GRIPPER_SETTINGS, SETTINGS, write_calibration_to_servos
+from robot.servo_setup import GRIPPER_SETTINGS, SETTINGS, write_calibration
 from robot.so101 import SO101
 from robot.twin.faults import Status
 from robot.twin.servo_bus import packet, take_packet
@@ -157,7 +157,10 @@ def test_a_calibration_unlike_the_servos_is_refused_and_can_be_written(rig):
     ):
         rig.arm().connect()
     assert rig.body.goal == [None] * 6, "an uncalibrated arm was energised"
-    write_calibration_to_servos(rig.port.port, "arm", rig.folder, rig.clock)
+    link = rig.arm()._link
+    link.open()
+    write_calibration(link, rig.calibration)
+    link.close()
     rig.bus.power_cycle()
     rig.connected().read()
 
