@@ -15,9 +15,11 @@ from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
 from robot.errors import RobotError
 from robot.kinematics import Kinematics, working_limits
-from robot.types import U8, Arm, Camera, Clock, Scene, Teleop
+from robot.pinhole import Pinhole
+from robot.types import F32, U8, Arm, Camera, Clock, Scene, Teleop
 
 if TYPE_CHECKING:
+    from robot.camera import Source
     from robot.so101 import SO101
 
 Message = Callable[[str], None]
@@ -44,6 +46,8 @@ class Body:
     """{arm: whether its servos are energised}: the follower, and a leader where there is one."""
     holding: Callable[[], bool] = lambda: False
     """The guard holds the follower."""
+    view: Callable[[F32], Pinhole] | None = None
+    """The gripper camera as geometry with the arm at joint angles (6,) [rad]; None where nobody knows it."""
 
 
 class ManualScene:
@@ -59,7 +63,9 @@ class ManualScene:
         self._clock, self._wait_s, self._message, self._pause = clock, wait_s, message, pause
 
     def arrange(self, seed: int) -> dict[str, float]:
-        """Ask for the object and wait."""
+        """Ask for the object and wait; with no time to wait nobody is asked."""
+        if not self._wait_s:
+            return {}
         self._message(f"place the object; the episode starts in {self._wait_s:g} s")
         with self._pause():
             self._clock.sleep_until(self._clock.now_s() + self._wait_s)
@@ -191,6 +197,7 @@ def _twin_body(
         twin.lifted,
         torque=lambda: {"follower": True} | leader_torque(teleop),
         holding=lambda: arm.holding,
+        view=twin.world.gripper_view,
     )
 
 
@@ -293,21 +300,24 @@ def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camer
 
     Waits for its first picture; raises CameraError when none comes.
     """
-    from robot.camera import CameraOptions, CameraThread, Source
+    from robot.camera import CameraOptions, CameraThread
+
+    # A rendered scene at rest sends identical pictures; a sensor never does.
+    stuck = 0 if config.type == "zmq" else CameraOptions().stuck_frames
+    options = CameraOptions(max_age_s=config.max_age_s, stuck_frames=stuck)
+    return CameraThread(camera_source(name, config, size), name=name, size=size, options=options)
+
+
+def camera_source(name: str, config: CameraConfig, size: tuple[int, int]) -> Source:
+    """What a camera of a real arm delivers, unchecked, not opened. size: (width, height) wanted [px]."""
     from robot.camera_sources import OpenCVSource, ZMQSource
 
-    source: Source
     match config.type:
         case "opencv":
-            source = OpenCVSource(config.index_or_path, size)
+            return OpenCVSource(config.index_or_path, size)
         case "zmq":
-            source = ZMQSource(config.server_address, config.port, name)
+            return ZMQSource(config.server_address, config.port, name)
         case other:
             raise ConfigError(
                 f'cameras.{name}.type is {other!r}; with a servo bus it must be "opencv" or "zmq"'
             )
-    # A rendered scene at rest sends identical pictures; a sensor never does.
-    stuck = 0 if config.type == "zmq" else CameraOptions().stuck_frames
-    return CameraThread(
-        source, name=name, size=size, options=CameraOptions(max_age_s=config.max_age_s, stuck_frames=stuck)
-    )

@@ -16,6 +16,9 @@ from robot.devices import resolve_camera
 from robot.errors import CameraError, DeviceError
 from robot.types import U8
 
+DEVICE_FPS = 30.0
+"""What a camera of this machine is asked for: what most give at every size."""
+
 
 class OpenCVSource:
     """A camera of this machine (V4L2 on Linux), or a video file, through OpenCV.
@@ -26,7 +29,7 @@ class OpenCVSource:
 
     order: Literal["rgb", "bgr"] = "bgr"
 
-    def __init__(self, index_or_path: str, size: tuple[int, int], fps: float = 30.0) -> None:
+    def __init__(self, index_or_path: str, size: tuple[int, int], fps: float = DEVICE_FPS) -> None:
         self._address = index_or_path
         self._size = size
         self._fps = fps

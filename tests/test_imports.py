@@ -19,6 +19,7 @@ TORCH_MODULES |= {"learner_process", "learner_saving", "actor_process", "samplin
 TORCH_MODULES |= {
     "adam_state",
     "doctor.demonstrations",
+    "doctor.golden",
     "encoder",
     "group",
     "noise",
@@ -32,10 +33,10 @@ TORCH_MODULES |= {
     f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
-PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health", "robot.modes")
-COMPOSERS = {"build", "body", "controls", "pretrain", "cli", "cli_arm", "doctor.servos"}
+PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health", "robot.modes", "robot.pinhole")
+COMPOSERS = {"build", "body", "controls", "pretrain", "cli", "cli_arm", "doctor.servos", "doctor.camera"}
 """build, body and controls name the concrete classes; pretrain renders the twin; cli opens the twin's doors,
-cli_arm and doctor.servos the servos'."""
+cli_arm and doctor.servos the servos', doctor.camera the cameras'."""
 
 
 def name_of(path: Path) -> str:

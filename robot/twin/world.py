@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robot.pinhole import Pinhole
 from robot.twin import model as twin_model
 from robot.twin.lift import LiftConfig
 from robot.types import F32, NUM_JOINTS, U8, Limits
@@ -188,6 +189,21 @@ class World:
     def render_side(self) -> U8:
         """A picture for people, uint8 RGB (H, W, 3)."""
         return self._render(twin_model.SIDE_CAMERA, 1.0)
+
+    def gripper_view(self, q_rad: F32) -> Pinhole:
+        """The gripper camera with the arm at q_rad (6,) [rad], mounted as it is now."""
+        data = mujoco.MjData(self._model)
+        data.qpos[:NUM_JOINTS] = q_rad
+        mujoco.mj_kinematics(self._model, data)
+        mujoco.mj_camlight(self._model, data)
+        height, width = self._size
+        half = np.radians(self._model.cam_fovy[self._camera]) / 2
+        return Pinhole(
+            data.cam_xpos[self._camera].copy(),
+            data.cam_xmat[self._camera].reshape(3, 3).copy(),
+            float(height / 2 / np.tan(half)),
+            (width, height),
+        )
 
     def cube_pixels(self) -> int:
         """How many pixels of the gripper camera's picture show the cube."""
