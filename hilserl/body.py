@@ -202,7 +202,9 @@ def _twin_body(
 
 
 def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward | None) -> Body:
+    from robot.calibrate_touch import check_touch
     from robot.calibration import calibration_id, check_calibration_id, load_calibration
+    from robot.devices import check_port
     from robot.guard import Guard
     from robot.so101 import SO101
     from robot.timing import RealClock
@@ -213,7 +215,9 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
     reward = judge or build_reward(config, None)
     calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
     check_calibration_id(calibration, task.calibration_id)
-    message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}")
+    check_port(robot.calibration_dir, robot.id, robot.port)
+    tested = check_touch(calibration, robot.calibration_dir, robot.id)
+    message(f"arm {robot.id!r}, calibration {calibration_id(calibration)}; {tested}")
     if told := show_emergency(robot.calibration_dir, robot.id):
         message(told)
     watchdog = stack.enter_context(

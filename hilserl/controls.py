@@ -56,11 +56,13 @@ def leader_torque(teleop: Teleop) -> dict[str, bool]:
 
 def _leader(config: Config, message: Callable[[str], None]) -> Teleop:
     from robot.calibration import load_calibration
+    from robot.devices import check_port
     from robot.teleop.leader import Leader
     from robot.teleop.leader_arm import LeaderArm
     from robot.timing import RealClock
 
     task, robot, teleop, clock = config.task, config.robot, config.teleop, RealClock()
+    check_port(teleop.calibration_dir, teleop.id, teleop.port)
     followers = {}
     if robot.type == "so101":
         calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
