@@ -8,6 +8,7 @@ stands still; "once" moves, parks, says goodbye and ends; "hang" moves once and 
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -93,4 +94,6 @@ def main(settings, plan):
 
 
 if __name__ == "__main__":
+    # a shell that starts tests in the background has them ignore interrupts, and this would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(WatchdogSettings.from_json(sys.argv[1]), sys.argv[2])
