@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class Plan:
     pace: int = 0
     eval_every: int = 0
     eval_episodes: int = 20
+    info: Mapping[str, str] = field(default_factory=dict)
+    """Facts about the session, stored with every episode."""
 
 
 def training_seed(plan: Plan, number: int) -> int:
@@ -171,8 +173,9 @@ class Actor:
         if role is Role.TRAIN:
             self._take_weights()
         plan, number = self._plan, self._link.next_episode_number
+        facts: dict[str, float | str] = dict(plan.info)
         sender = _Sender(
-            self._link, EpisodeHeader(plan.actor, number, role, self._version, seed, plan.task_hash)
+            self._link, EpisodeHeader(plan.actor, number, role, self._version, seed, plan.task_hash, facts)
         )
         played, fault = Played(End.DISCARDED, 0, 0.0, 0, 0, False, {}), ""
         try:

@@ -14,6 +14,7 @@ from hilserl.build import build_encoder, set_threads
 from hilserl.config import Config
 from hilserl.config_loading import to_json
 from hilserl.display import EpisodeDisplay, LiveLine
+from hilserl.doctor.result import METADATA, check_preflight
 from hilserl.env import max_steps, task_spec
 from hilserl.metrics import MetricLog
 from hilserl.overrules import append_overrule, overrule_of
@@ -26,8 +27,12 @@ from hilserl.wire import ActorLink, LearnerUnreachable
 
 
 def run_actor(config: Config) -> None:
-    """Drive the body for a learner until interrupted, stopped by a button, or max_episodes."""
+    """Drive the body for a learner until interrupted, stopped by a button, or max_episodes.
+
+    Raises PreflightError where the last pre-flight of this job is red.
+    """
     set_threads(config)
+    preflight = check_preflight(config)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_interrupt())
         name = config.service.actor_name
@@ -35,6 +40,7 @@ def run_actor(config: Config) -> None:
             RunDir.open_actor(config.output_dir, config.job_name, name, to_json(config))
         )
         display = stack.enter_context(EpisodeDisplay())
+        display.message(preflight.line, warning=not preflight.made)
         judge = None
         if config.task.success.kind == "classifier":
             judge = build_reward(config, None)  # one that cannot be used is found before the learner is
@@ -93,6 +99,7 @@ def run_actor(config: Config) -> None:
                 pace=config.policy.utd_ratio if config.service.pace else 0,
                 eval_every=config.run.eval_every_episodes,
                 eval_episodes=config.run.eval_episodes,
+                info={METADATA: preflight.line},
             ),
             report=report,
             should_stop=stop,

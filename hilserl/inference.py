@@ -20,6 +20,7 @@ from hilserl.build import set_threads
 from hilserl.checkpoint import Pretrained, load_pretrained, verify_golden
 from hilserl.config import Config, InferenceArgs
 from hilserl.contract import check_contract, check_encoder, policy_of
+from hilserl.doctor.result import METADATA, standing
 from hilserl.encoder import FeatureEncoder
 from hilserl.env import Env, max_steps, task_spec
 from hilserl.evaluate import Summary, TrialResult, evaluate, report
@@ -167,6 +168,7 @@ def run_inference(config: Config, args: InferenceArgs) -> Summary:
     """Play args.num_episodes without help; table, success rate with its interval, JSON, videos."""
     set_threads(config)
     console = Console(highlight=False)
+    preflight = standing(config)
     pretrained = load_pretrained(args.checkpoint)
     player = load_player(
         pretrained, config, task_spec(config.task), stochastic=args.stochastic, temperature=args.temperature
@@ -185,7 +187,9 @@ def run_inference(config: Config, args: InferenceArgs) -> Summary:
         "task_hash": task_hash(config.task),
         "allow_task_difference": list(config.allow_task_difference),
         "device": config.policy.device,
+        METADATA: preflight.line,
     }
+    console.print(preflight.line)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_interrupt())
         body = stack.enter_context(build_body(config, console.print))

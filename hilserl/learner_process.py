@@ -15,6 +15,7 @@ from hilserl.config import Config
 from hilserl.config_loading import to_json
 from hilserl.counters import Counters
 from hilserl.display import LearnerDisplay
+from hilserl.doctor.result import Standing, check_preflight
 from hilserl.env import task_spec
 from hilserl.idle_refresh import IdleRefresh
 from hilserl.learner import WAIT_S, Budget, Learner
@@ -37,7 +38,8 @@ from hilserl.types import Episode, Role
 def run_learner(config: Config) -> None:
     """Serve actors and learn until interrupted or max_transitions.
 
-    Under torchrun the process of rank 0 does; the others compute their share of each of its batches.
+    Under torchrun the process of rank 0 does; the others compute their share of each of its batches. Raises
+    PreflightError where the last pre-flight of this job is red.
     """
     set_threads(config)
     group = None
@@ -53,11 +55,13 @@ def run_learner(config: Config) -> None:
         if group is not None:
             stack.callback(group.dismiss)
         stop = stack.enter_context(stop_on_interrupt())
+        preflight = check_preflight(config)
+        display.message(preflight.line, warning=not preflight.made)
         run = stack.enter_context(
             RunDir.create(config.output_dir, config.job_name, to_json(config), config.resume)
         )
         try:
-            _serve_and_learn(config, run, stack, stop, display, group)
+            _serve_and_learn(config, run, stack, stop, display, group, preflight)
         except Stopped:
             display.message("stopped before learning began; episodes that arrived are kept")
 
@@ -69,6 +73,7 @@ def _serve_and_learn(
     stop: Stop,
     display: LearnerDisplay,
     group: Processes | None,
+    preflight: Standing,
 ) -> None:
     finish_rollback(run.root)
     config = with_imported_demos(config, display.message, stop)
@@ -106,7 +111,9 @@ def _serve_and_learn(
         display.message(f"checkpoint {path}" + (" (best so far)" if best else ""))
 
     saver = stack.enter_context(
-        CheckpointSaver(config, run.checkpoints, spec, agent, encoder, counters, guard, on_saved)
+        CheckpointSaver(
+            config, run.checkpoints, spec, agent, encoder, counters, guard, on_saved, preflight.line
+        )
     )
     Learner(
         agent=agent,

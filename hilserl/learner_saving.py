@@ -21,6 +21,7 @@ from hilserl.checkpoint_writer import CheckpointWriter
 from hilserl.config import Config
 from hilserl.contract import build_contract, check_encoder
 from hilserl.counters import Counters
+from hilserl.doctor.result import METADATA
 from hilserl.encoder import FeatureEncoder
 from hilserl.player import Player, encoder_mark
 from hilserl.sac_agent import SacAgent
@@ -61,7 +62,7 @@ class CheckpointSaver:
     """Saves one run's checkpoints; also a context manager, whose end waits until all is written.
 
     `save` copies what changes and returns; everything else, the golden pair included, is done by the
-    writer's thread. on_saved(path, best) is called there.
+    writer's thread. on_saved(path, best) is called there. preflight: what it said, for the policy's contract.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class CheckpointSaver:
         counters: Counters,
         guard: CollapseGuard,
         on_saved: Callable[[Path, bool], None] = lambda _path, _best: None,
+        preflight: str = "",
     ) -> None:
         self._folder, self._keep = folder, config.run.keep_checkpoints
         self._agent, self._counters, self._guard, self._on_saved = agent, counters, guard, on_saved
-        self._config, self._spec = config, spec
+        self._config, self._spec, self._preflight = config, spec, preflight
         # One that learns is loaded with each snapshot's weights, and must not be the one that is learning.
         self._encoder = encoder if config.policy.freeze_vision_encoder else copy.deepcopy(encoder)
         self._encoder_key = encoder_mark(self._encoder.hash())
@@ -109,11 +111,13 @@ class CheckpointSaver:
         golden_inputs, golden_outputs = self._golden(acting["normalise.mean"])
         model = {f"policy.{name}": array for name, array in acting.items()}
         model |= {f"{ENCODER}{name}": array for name, array in encoder_arrays(self._encoder).items()}
+        config = self._config
+        contract = build_contract(self._spec, config.task, config.policy, self._encoder.hash())
         path = save_checkpoint(
             self._folder,
             taken.transitions,
             model=model,
-            contract=build_contract(self._spec, self._config.task, self._config.policy, self._encoder.hash()),
+            contract=contract | {METADATA: self._preflight},
             training_tensors=tensors,
             training_state=taken.state,
             keep=self._keep,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hilserl.body import Body, build_body
 from hilserl.config import Config, ConfigError
 from hilserl.dataset_schema import DatasetError
 from hilserl.display import EpisodeDisplay, LiveLine
+from hilserl.doctor.result import standing
 from hilserl.env import max_steps
 from hilserl.recording_check import check_recording
 from hilserl.recording_files import Recording
@@ -137,6 +139,8 @@ class _Session:
         self._line = LiveLine(live, body.torque, body.holding, recording=True)
         self._config, self._role, self._recording = config, role, recording
         self._body, self._say, self._should_stop = body, say, should_stop
+        self._preflight = standing(config).line
+        say(self._preflight)
 
     def play(self, count: int) -> None:
         """Play until `count` episodes are stored, or a stop."""
@@ -183,6 +187,7 @@ class _Session:
             return False
         take = trim(take, self._config.task.fps)
         record = record_of(take, self._config.task, self._role, seed, played.facts, played.fault)
+        record = replace(record, preflight=self._preflight)
         # This takes seconds in which nobody commands the arm: its guard holds it, and what it grips.
         self._recording.append(take, record)
         head, tail = take.trimmed

@@ -32,7 +32,7 @@ class EpisodeRecord:
 
     role: "demo" or "reward". end: value of `End`. trimmed: idle steps cut off at head and tail. facts: about
     the scene. fault: why the arm refused to go on. success_ranges: frames in which the scene's ground truth
-    called it a success, 0-based half-open; None where nobody knows.
+    called it a success, 0-based half-open; None where nobody knows. preflight: what the last one said.
     """
 
     role: str
@@ -43,6 +43,7 @@ class EpisodeRecord:
     facts: dict[str, float | str] = field(default_factory=dict)
     fault: str = ""
     success_ranges: list[list[int]] | None = None
+    preflight: str = ""
 
 
 def read_records(root: Path) -> list[EpisodeRecord]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from hilserl.doctor import demonstrations, learning, motion, servos, software, task
+from hilserl.doctor import (
+    camera,
+    demo_frames,
+    demonstrations,
+    golden,
+    learning,
+    motion,
+    scene,
+    servos,
+    software,
+    task,
+)
 from hilserl.doctor.context import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -23,21 +34,37 @@ CHECKS: tuple[Check, ...] = (
     Check("servo_identity", "arm", servos.identity),
     Check("servo_supply", "arm", servos.supply),
     Check("servo_faults", "arm", servos.faults),
+    Check("servo_limits", "arm", servos.protection),
     Check("servo_calibration", "arm", servos.eeprom),
     Check("calibration_spans", "arm", servos.spans),
+    Check("camera_bound", "camera", camera.bound),
+    Check("camera_crop", "camera", camera.crop),
+    Check("camera_stream", "camera", camera.stream),
+    Check("demo_task", "demonstrations", demonstrations.record),
+    Check("demo_actions", "demonstrations", demonstrations.actions),
+    Check("demo_places", "demonstrations", demonstrations.places),
+    Check("demo_state", "demonstrations", demo_frames.state),
+    Check("demo_rewards", "demonstrations", demo_frames.rewards),
+    Check("demo_pictures", "demonstrations", demo_frames.pictures),
+    Check("normalised_inputs", "demonstrations", demonstrations.inputs),
+    Check("loopback", "learning", learning.loopback),
+    Check("resume_equality", "learning", learning.resume),
+    # From here on torque is on: the arm would wait, held, for checks that need it not.
     Check("joint_motion", "motion", motion.joints),
     Check("unit_actions", "motion", motion.unit_actions),
     Check("gripper_round_trip", "motion", motion.gripper),
     Check("zero_action_drift", "motion", motion.holding),
     Check("reset_repeatability", "motion", motion.resets),
     Check("control_rate", "motion", motion.rate),
-    Check("demo_task", "demonstrations", demonstrations.record),
-    Check("demo_actions", "demonstrations", demonstrations.actions),
-    Check("demo_places", "demonstrations", demonstrations.places),
-    Check("normalised_inputs", "demonstrations", demonstrations.inputs),
+    Check("pictures_in_motion", "camera", motion.pictures),
+    Check("camera_follows", "camera", camera.follows),
+    Check("camera_view", "camera", scene.view),
+    Check("camera_reference", "camera", scene.references),
+    Check("camera_footprint", "camera", scene.footprint),
+    Check("golden_frame", "camera", golden.live),
+    Check("golden_stored", "camera", golden.stored),
+    Check("reward_classifier", "classifier", scene.classifier),
     Check("policy_inputs", "learning", learning.sensitivity),
-    Check("loopback", "learning", learning.loopback),
-    Check("resume_equality", "learning", learning.resume),
 )
 GROUPS = tuple(dict.fromkeys(check.group for check in CHECKS))
 """Names of the groups, in order."""

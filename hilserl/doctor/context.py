@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Self
 
 from hilserl.body import Body, build_body
 from hilserl.config import Config
-from hilserl.doctor.findings import Finding
+from hilserl.doctor.findings import Finding, Status
 from robot.kinematics import F64
 
 if TYPE_CHECKING:
+    from hilserl.dataset_fit_live import Starts
     from hilserl.doctor.demonstrations import Demonstrated
 
 type Say = Callable[[str], None]
+BEFORE_TORQUE = ("task", "arm")
+"""Groups whose checks need no torque, and without which none comes on."""
 
 
 class Declined(Exception):
@@ -56,6 +59,12 @@ class Context:
         """Achieved hand positions (N, 3) [m] of the resets, once they were made."""
         self.demos: Demonstrated | None = None
         """The demonstrations, once they were read."""
+        self.seen: Starts | None = None
+        """What the cameras show after resets, once it was looked at."""
+        self.looks, self.late = 0, list[str]()
+        """Steps and resets of the motion checks, and what was said of each one's picture that came late."""
+        self._done: set[str] = set()
+        self._red: list[str] = []
         self.memories: tuple[dict[str, dict[str, int]], dict[str, int]] | None = None
         """{joint: {register: value}} of the servos that answered, and {joint: status byte}."""
 
@@ -72,12 +81,20 @@ class Context:
         """Whether the body is the lock-step twin, which needs no port and no permission."""
         return self.config.robot.type == "twin"
 
+    def note(self, group: str, findings: Iterable[Finding]) -> None:
+        """Remember how a check of `group` came out: what needs no torque decides whether it comes on."""
+        self._done.add(group)
+        if group in BEFORE_TORQUE:
+            self._red += [one.check for one in findings if one.status is Status.FAIL]
+
     def body(self) -> Body:
         """The arm, torque on. Raises Declined, and what building it raises (then the next call tries again).
 
-        On a servo bus a person is asked first, once.
+        On a servo bus torque needs the checks of BEFORE_TORQUE made, and none of them red: Missing says
+        which. Then a person is asked, once.
         """
         if self._body is None:
+            self._check_torque()
             if self._refused or not (
                 self.twin or self._allow("torque comes on and the arm moves: all clear?")
             ):
@@ -85,6 +102,14 @@ class Context:
                 raise Declined("nobody allowed the arm to move")
             self._body = self._stack.enter_context(build_body(self._quiet(), self.say))
         return self._body
+
+    def _check_torque(self) -> None:
+        if self.twin:
+            return
+        if absent := [group for group in BEFORE_TORQUE if group not in self._done]:
+            raise Missing(f"torque stays off until {' and '.join(absent)} were checked: add them to --groups")
+        if self._red:
+            raise Missing(f"torque stays off: mend {', '.join(self._red)} first")
 
     def _quiet(self) -> Config:
         """Nobody is at the controls, and no reset waits for an object."""

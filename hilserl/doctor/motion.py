@@ -6,12 +6,15 @@ with.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from hilserl.doctor.context import Context
+from hilserl.doctor.context import Context, Missing
 from hilserl.doctor.findings import Finding, Status, graded, judged
-from hilserl.env import RESET_TOLERANCE_M, Env
+from hilserl.env import RESET_TOLERANCE_M
 from hilserl.types import ACTION_SIZE
+from robot.errors import CameraError
 from robot.kinematics import F64, Kinematics
 from robot.types import F32, GRIPPER, JOINT_NAMES
 
@@ -28,19 +31,43 @@ DRIFT_M, DRIFT_S = 0.002, 10.0
 RESETS = 20
 NUDGE_RAD, MIN_FOLLOWED = 0.12, 0.8
 RATE_OFF, OVERRUN_SHARE = 0.02, 0.01
+LATE_SHARE = 0.01
+"""Of steps whose picture may come late; each costs an episode."""
 TIMED_STEPS = 100
 AXES = "xyz"
 
 
-def _hand(env: Env, kinematics: Kinematics) -> F64:
-    """Measured position (3,) [m]."""
-    return kinematics.fk(env.state.q_rad).xyz_m
+class _Arm:
+    """The arm of a context, played through `Env`.
 
+    What these checks measure are joints: a step or a reset whose picture came late has been made and read
+    all the same. Such pictures are counted, and told under the camera.
+    """
 
-def _act(env: Env, action: F32 | None = None, steps: int = 1) -> None:
-    """One action, or nothing, for so many steps."""
-    for _ in range(steps):
-        env.step(np.zeros(ACTION_SIZE, np.float32) if action is None else action)
+    def __init__(self, context: Context) -> None:
+        self.env, self._context, self._kinematics = context.body().env, context, Kinematics()
+
+    @property
+    def hand(self) -> F64:
+        """Measured position (3,) [m]."""
+        return self._kinematics.fk(self.env.state.q_rad).xyz_m
+
+    def reset(self, seed: int) -> None:
+        """To the start of `seed`."""
+        self._look(lambda: self.env.reset(seed))
+
+    def act(self, action: F32 | None = None, steps: int = 1) -> None:
+        """One action, or nothing, for so many steps."""
+        asked = np.zeros(ACTION_SIZE, np.float32) if action is None else action
+        for _ in range(steps):
+            self._look(lambda: self.env.step(asked))
+
+    def _look(self, play: Callable[[], object]) -> None:
+        self._context.looks += 1
+        try:
+            play()
+        except CameraError as error:  # it comes after the motion and the reading
+            self._context.late.append(str(error))
 
 
 def _unit(axis: int, sign: float) -> F32:
@@ -52,7 +79,7 @@ def _unit(axis: int, sign: float) -> F32:
 def joints(context: Context) -> list[Finding]:
     """Each joint, asked to move a little, moves that way and that far."""
     body = context.body()
-    body.env.reset(SEED)
+    _Arm(context).reset(SEED)
     start, faults, worst = body.env.move_joints(body.arm.read().q_rad).q_rad, [], 1.0
     for joint, name in enumerate(JOINT_NAMES):
         room = body.arm.limits.upper_rad[joint] - start[joint]
@@ -73,16 +100,16 @@ def joints(context: Context) -> list[Finding]:
 
 def unit_actions(context: Context) -> list[Finding]:
     """+-x, +-y, +-z: one unit action moves the hand by the scale, along its axis, and across by little."""
-    env, kinematics, scale = context.body().env, Kinematics(), context.config.task.action_scale
+    arm, scale = _Arm(context), context.config.task.action_scale
     lengths, across, shares, faults = [], [], [], []
     for axis in range(3):
         for sign in (1.0, -1.0):
-            env.reset(SEED + 1)
-            _act(env, steps=SETTLE_STEPS)
-            start = _hand(env, kinematics)
-            _act(env, _unit(axis, sign))
-            _act(env, steps=SETTLE_STEPS)
-            way = _hand(env, kinematics) - start
+            arm.reset(SEED + 1)
+            arm.act(steps=SETTLE_STEPS)
+            start = arm.hand
+            arm.act(_unit(axis, sign))
+            arm.act(steps=SETTLE_STEPS)
+            way = arm.hand - start
             along, off = sign * way[axis], np.delete(way, axis)
             lengths.append(along - scale)
             across.append(float(np.abs(off).max()))
@@ -104,20 +131,20 @@ def unit_actions(context: Context) -> list[Finding]:
 
 def gripper(context: Context) -> list[Finding]:
     """-1 closes, 0 holds within one unit, +1 opens."""
-    env = context.body().env
+    arm = _Arm(context)
     span = float(np.ptp([limit[GRIPPER] for limit in _limits(context)]))
-    env.reset(SEED + 2)
-    _act(env, steps=SETTLE_STEPS)
-    marks = [float(env.state.q_rad[GRIPPER])]
+    arm.reset(SEED + 2)
+    arm.act(steps=SETTLE_STEPS)
+    marks = [float(arm.env.state.q_rad[GRIPPER])]
     for thumb in (-1.0, 0.0, 1.0, 0.0):
-        _act(env, _unit(3, thumb), steps=2)
+        arm.act(_unit(3, thumb), steps=2)
         if thumb == 0.0:
-            before = float(env.state.q_rad[GRIPPER])
-            _act(env, steps=10)
-            marks.append(abs(float(env.state.q_rad[GRIPPER]) - before) / (GRIPPER_UNIT * span))
+            before = float(arm.env.state.q_rad[GRIPPER])
+            arm.act(steps=10)
+            marks.append(abs(float(arm.env.state.q_rad[GRIPPER]) - before) / (GRIPPER_UNIT * span))
         else:
-            _act(env, steps=SETTLE_STEPS)
-            marks.append(float(env.state.q_rad[GRIPPER]))
+            arm.act(steps=SETTLE_STEPS)
+            marks.append(float(arm.env.state.q_rad[GRIPPER]))
     start, closed, held, opened, held_open = marks
     hold = max(held, held_open)
     good = closed < start - 0.1 and opened > closed + 0.1 and hold <= HOLD_UNITS
@@ -137,25 +164,25 @@ def _limits(context: Context) -> tuple[F32, F32]:
 
 def holding(context: Context) -> list[Finding]:
     """Zero actions for ten seconds leave the hand where it is."""
-    env, kinematics = context.body().env, Kinematics()
-    env.reset(SEED + 3)
-    _act(env, steps=SETTLE_STEPS)
-    start = _hand(env, kinematics)
-    _act(env, steps=round(DRIFT_S * context.config.task.fps))
-    drift = 1000 * float(np.linalg.norm(_hand(env, kinematics) - start))
+    arm = _Arm(context)
+    arm.reset(SEED + 3)
+    arm.act(steps=SETTLE_STEPS)
+    start = arm.hand
+    arm.act(steps=round(DRIFT_S * context.config.task.fps))
+    drift = 1000 * float(np.linalg.norm(arm.hand - start))
     advice = "the arm sags: look for a loose joint, a weak supply, or servo gains that were changed"
     return [graded("zero_action_drift", drift, 500 * DRIFT_M, 1000 * DRIFT_M, "mm", advice)]
 
 
 def resets(context: Context) -> list[Finding]:
     """Resets land where they should, again and again; each achieved start is remembered."""
-    env = context.body().env
+    arm = _Arm(context)
     misses, starts = [], []
     for index in range(RESETS):
-        _, facts = env.reset(SEED + 10 + index)
-        starts.append([float(facts[f"start_{axis}_m"]) for axis in AXES])
-        misses.append(starts[-1] - env.reset_target(SEED + 10 + index))
-        _act(env, np.random.default_rng(index).uniform(-1, 1, ACTION_SIZE).astype(np.float32), steps=5)
+        arm.reset(SEED + 10 + index)
+        starts.append(arm.hand)
+        misses.append(starts[-1] - arm.env.reset_target(SEED + 10 + index))
+        arm.act(np.random.default_rng(index).uniform(-1, 1, ACTION_SIZE).astype(np.float32), steps=5)
     context.starts_m = np.array(starts)
     off = np.array(misses)
     sigma = 1000 * float(np.sqrt((off**2).sum(axis=1).mean() / 3))
@@ -174,11 +201,12 @@ def resets(context: Context) -> list[Finding]:
 
 def rate(context: Context) -> list[Finding]:
     """The loop keeps its rate, and steps are not late."""
-    env, fps = context.body().env, context.config.task.fps
-    env.reset(SEED + 4)
-    _act(env, steps=TIMED_STEPS)
-    periods = np.array(env.timing.period_s)
-    achieved, late = 1 / float(periods.mean()), env.timing.overruns / len(periods)
+    arm, fps = _Arm(context), context.config.task.fps
+    arm.reset(SEED + 4)
+    arm.act(steps=TIMED_STEPS)
+    timing = arm.env.timing
+    periods = np.array(timing.period_s)
+    achieved, late = 1 / float(periods.mean()), timing.overruns / len(periods)
     p99 = 1000 * float(np.quantile(periods, 0.99))
     status = Status.OK if late <= OVERRUN_SHARE else Status.WARN if late <= 5 * OVERRUN_SHARE else Status.FAIL
     if abs(achieved / fps - 1) > RATE_OFF:
@@ -187,8 +215,19 @@ def rate(context: Context) -> list[Finding]:
         Finding(
             "control_rate",
             status,
-            f"{achieved:.2f} steps/s, 99 % within {p99:.0f} ms, {env.timing.overruns} of {len(periods)} late",
+            f"{achieved:.2f} steps/s, 99 % within {p99:.0f} ms, {timing.overruns} of {len(periods)} late",
             f"{fps:g} +- {100 * RATE_OFF:.0f} %, at most {100 * OVERRUN_SHARE:.0f} % late",
             "close other programs; lower the camera's size; give the learner another computer",
         )
     ]
+
+
+def pictures(context: Context) -> list[Finding]:
+    """While the arm moved, a good new picture came in time for each step."""
+    if not context.looks:
+        raise Missing("the arm did not move")
+    late, limit = len(context.late), f"at most {100 * LATE_SHARE:.0f} %"
+    status = Status.OK if not late else Status.WARN if late <= LATE_SHARE * context.looks else Status.FAIL
+    value = f"{late} of {context.looks} steps without one" + (f", last: {context.late[-1]}" if late else "")
+    advice = "each costs an episode: another USB port or cable, a smaller picture, fewer programs beside it"
+    return [Finding("pictures_in_motion", status, value, limit, advice)]

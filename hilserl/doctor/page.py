@@ -6,7 +6,7 @@ import base64
 from html import escape
 
 from hilserl.doctor.findings import Finding, Status, worst
-from hilserl.doctor.preflight import Result
+from hilserl.doctor.result import Result
 
 _WORDS = {Status.OK: "ok", Status.WARN: "warning", Status.FAIL: "failed", Status.SKIPPED: "skipped"}
 _HEADS = {

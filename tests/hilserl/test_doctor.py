@@ -19,18 +19,18 @@ from hilserl.doctor.checks import CHECKS, GROUPS
 from hilserl.doctor.context import Check, Context, Declined, Missing
 from hilserl.doctor.findings import Finding, Picture, Status, graded, judged, summary_line, worst
 from hilserl.doctor.page import page_html
-from hilserl.doctor.preflight import (
+from hilserl.doctor.preflight import run_checks
+from hilserl.doctor.result import (
     PreflightError,
     Result,
     check_preflight,
     load_result,
     result_file,
-    run_checks,
     save_result,
 )
 from hilserl.sac import SAC
 from hilserl.task_record import task_hash
-from robot.errors import BusError
+from robot.errors import BusError, CameraError
 
 ROOT = Path(__file__).resolve().parents[2]
 EASY = ROOT / "configs/twin_lift_easy_config.json"
@@ -123,7 +123,7 @@ def test_a_result_is_read_as_it_was_written(config):
 
 
 def test_a_red_check_stops_a_run_unless_it_is_named(config):
-    assert "no pre-flight" in check_preflight(config)
+    assert "no pre-flight" in check_preflight(config).line and not check_preflight(config).made
     red = result_of(
         config, Finding("unit_actions", Status.FAIL, "3 mm", group="motion"), Finding("disk", Status.OK, "")
     )
@@ -134,11 +134,54 @@ def test_a_red_check_stops_a_run_unless_it_is_named(config):
     def ignoring(*names: str) -> Config:
         return dataclasses.replace(config, run=dataclasses.replace(config.run, ignore_checks=names))
 
-    assert "ignored: unit_actions" in check_preflight(ignoring("unit_actions"))
+    assert "ignored: unit_actions" in check_preflight(ignoring("unit_actions")).line
     with pytest.raises(Exception, match="unit_action.*does not know"):
         check_preflight(ignoring("unit_action"))
     other = dataclasses.replace(config, task=dataclasses.replace(config.task, fps=5.0))
-    assert "another task record" in check_preflight(other)
+    assert "another task record" in check_preflight(other).line and not check_preflight(other).made
+
+
+GROUP_RESULTS = st.dictionaries(st.sampled_from("abcd"), st.lists(st.sampled_from(Status), min_size=1))
+
+
+@given(GROUP_RESULTS, GROUP_RESULTS)
+def test_a_red_check_stays_red_until_it_is_made_again(before, now):
+    """Leaving a group out, or skipping all of it, mends nothing."""
+
+    def result(when: str, groups: dict[str, list[Status]]) -> Result:
+        found = [
+            Finding(f"{g}{i}", one, when, group=g) for g, many in groups.items() for i, one in enumerate(many)
+        ]
+        return Result("hash", when, 1.0, tuple(groups), tuple(found))
+
+    earlier, later = result("early", before), result("late", now)
+    both = later.after(earlier)
+    assert set(both.groups) == set(before) | set(now)
+    for group in both.groups:
+        mine = {one.value for one in both.findings if one.group == group}
+        looked = any(one is not Status.SKIPPED for one in now.get(group, []))
+        assert mine == {"late" if looked or group not in before else "early"}
+        assert (group in both.older) == (mine == {"early"})
+    assert both.after(None) == both
+    other = dataclasses.replace(earlier, task_hash="another")
+    assert later.after(other) == later
+
+
+@pytest.mark.parametrize("program", ["learner", "actor"])
+def test_a_run_does_not_start_on_a_red_check(config, tmp_path, capsys, program):
+    """By the program itself, before anything is opened or written; a named error has its exit code."""
+    red = result_of(config, Finding("servo_calibration", Status.FAIL, "offset differs", group="arm"))
+    save_result(red, result_file(config))
+    words = [program, "--config_path", str(EASY), f"--output_dir={tmp_path}"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "PreflightError" in told and "arm/servo_calibration: offset differs" in told
+    assert sorted(path.name for path in result_file(config).parent.iterdir()) == ["doctor.json"]
+    result_file(config).write_text("{")
+    assert main(words) == 2 and "cannot be read" in capsys.readouterr().err
+    save_result(red, result_file(config))
+    assert main([*words, "--run.ignore_checks=servo_calibratoin"]) == 2
+    assert "servo_calibratoin" in capsys.readouterr().err
 
 
 class References(HTMLParser):
@@ -199,7 +242,35 @@ def test_a_personal_path_is_found_wherever_it_hides(config, tmp_path):
     assert finding.status is Status.FAIL and "demos.1 = /home/someone/demos" in finding.value
 
 
-def test_nothing_moves_unless_somebody_allows_it(config, tmp_path, monkeypatch):
+def on_a_bus(config: Config) -> Config:
+    return dataclasses.replace(config, robot=dataclasses.replace(config.robot, type="so101"))
+
+
+def moving(context: Context, *before: Check) -> Result:
+    """The motion checks, after `before`."""
+    return run_checks(
+        context, [*before, *(check for check in CHECKS if check.group == "motion")], quiet_finding
+    )
+
+
+def verdict(group: str, status: Status, name: str = "a_check") -> Check:
+    return Check(name, group, lambda _: [Finding(name, status, "")])
+
+
+@pytest.fixture
+def built(monkeypatch) -> list[Config]:
+    """Each body that was built; none can be."""
+    found: list[Config] = []
+
+    def build(config, _message):
+        found.append(config)
+        raise BusError("no arm here")
+
+    monkeypatch.setattr("hilserl.doctor.context.build_body", build)
+    return found
+
+
+def test_nothing_moves_unless_somebody_allows_it(config, tmp_path, built):
     """On a servo bus the question comes before anything is opened; it comes once."""
     asked: list[str] = []
 
@@ -207,15 +278,70 @@ def test_nothing_moves_unless_somebody_allows_it(config, tmp_path, monkeypatch):
         asked.append(question)
         return False
 
-    def build(*_args, **_kwargs):
-        raise AssertionError("the body was built")
+    before = [verdict("task", Status.OK), verdict("arm", Status.OK)]
+    with Context(on_a_bus(config), tmp_path, quiet, refuse) as context:
+        result = moving(context, *before)
+    moved = [one for one in result.findings if one.group == "motion"]
+    assert {one.status for one in moved} == {Status.SKIPPED} and len(asked) == 1 and not built
 
-    monkeypatch.setattr("hilserl.doctor.context.build_body", build)
-    real = dataclasses.replace(config, robot=dataclasses.replace(config.robot, type="so101"))
-    with Context(real, tmp_path, quiet, refuse) as context:
-        moving = [check for check in CHECKS if check.group == "motion"]
-        result = run_checks(context, moving, lambda _: None)
-    assert {one.status for one in result.findings} == {Status.SKIPPED} and len(asked) == 1
+
+@given(st.tuples(st.sampled_from([None, *Status]), st.sampled_from([None, *Status])))
+def test_torque_waits_for_every_check_that_needs_none(tmp_path_factory, verdicts):
+    """Both groups made and nothing red, or the body is not built and nobody is even asked."""
+    asked, built = [], []
+
+    def allow(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    def build(config, _message):
+        built.append(config)
+        raise BusError("no arm here")
+
+    pairs = [(group, one) for group, one in zip(("task", "arm"), verdicts, strict=True) if one is not None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hilserl.doctor.context.build_body", build)
+        config = on_a_bus(load_config(EASY, []))
+        with Context(config, tmp_path_factory.mktemp("c"), quiet, allow) as context:
+            result = moving(context, *(verdict(group, one, f"{group}_check") for group, one in pairs))
+    moved = [one for one in result.findings if one.group == "motion"]
+    ready = len(pairs) == 2 and Status.FAIL not in verdicts
+    assert bool(built) == bool(asked) == ready
+    if not ready:
+        assert {one.status for one in moved} == {Status.SKIPPED}
+        absent = [group for group in ("task", "arm") if group not in dict(pairs)]
+        red = [f"{group}_check" for group, one in pairs if one is Status.FAIL]
+        for name in absent or red:
+            assert name in moved[0].value
+
+
+def test_no_check_without_torque_comes_after_torque():
+    """Those that ask for the body come last: an arm does not wait, energised, for checks that need it not."""
+    first = next(i for i, check in enumerate(CHECKS) if check.group == "motion")
+    assert not {check.group for check in CHECKS[first:]} & {"software", "task", "arm", "demonstrations"}
+
+
+def test_a_late_picture_is_told_under_the_camera_not_as_bad_motion(context):
+    body = context.body()
+    ((_, camera),) = body.env._cameras.items()
+    latest, calls = camera.latest, []
+
+    def late():
+        calls.append(1)
+        if len(calls) % 7 == 0:
+            raise CameraError("the newest picture is 0.3 s old")
+        return latest()
+
+    camera.latest = late
+    for check in (motion.unit_actions, motion.resets):
+        (finding,) = check(context)
+        assert finding.status is Status.OK, finding.line()
+    (finding,) = motion.pictures(context)
+    assert finding.status is Status.FAIL and "0.3 s old" in finding.value
+    context.late = context.late[:1]
+    assert motion.pictures(context)[0].status is Status.WARN
+    context.late = []
+    assert motion.pictures(context)[0].status is Status.OK
 
 
 def test_a_healthy_twin_moves_as_it_should(context):
