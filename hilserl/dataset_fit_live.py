@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from hilserl.body import build_body
+from hilserl.classifier.sources import IMPORTED
 from hilserl.config import Config, TaskConfig
 from hilserl.dataset_fit import first_pictures, start_of
 from hilserl.dataset_fit_pictures import (
@@ -25,9 +25,11 @@ from hilserl.dataset_fit_pictures import (
     colour_quantiles,
     fixed_edges,
 )
-from hilserl.dataset_schema import IMAGES, TASK_RECORD, open_dataset
+from hilserl.dataset_schema import IMAGES, TASK_RECORD, DatasetError, open_dataset
 from hilserl.doctor.findings import Finding, Picture, Status, judged
-from hilserl.env import Env, reset_target
+from hilserl.env import STATE_NAMES, Env, policy_image, reset_target
+from hilserl.episode import TASK_FILE, load_episode, scan_episodes
+from hilserl.pages.preview_shown import png
 from hilserl.recording_check import stored_task
 from hilserl.recording_record import read_records
 from hilserl.reward import ButtonReward
@@ -52,6 +54,9 @@ START_M = 0.005
 RESETS = 12
 """Of the twin; a real arm makes one."""
 SEED = 70_000_000
+EPISODES = 24
+"""Archived episodes that are looked at: more tell hardly more."""
+HAND = [STATE_NAMES.index(f"ee_xyz.{axis}_m") for axis in "xyz"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,41 @@ def starts_of_set(root: Path) -> Starts:
     begun = [(start, reset_target(task, one.seed)) for one in records if (start := start_of(one)) is not None]
     hand, target = (np.array([pair[side] for pair in begun]).reshape(-1, 3) for side in (0, 1))
     return Starts({name: list(found.values()) for name, found in pictures.items()}, hand, target)
+
+
+def starts_of_episodes(folder: Path) -> Starts:
+    """What at most EPISODES archived episodes begin with. Their pictures are policy images.
+
+    Raises EpisodeFileError, TaskRecordError for a damaged folder; DatasetError where it holds no episode.
+    """
+    infos = scan_episodes(folder)
+    if not infos:
+        raise DatasetError(f"{folder} holds no episode")
+    task = recorded_task(folder)
+    chosen = np.unique(np.linspace(0, len(infos) - 1, min(EPISODES, len(infos))).round().astype(int))
+    episodes = [load_episode(infos[index].path) for index in chosen]
+    pictures = {name: [one.images[name][0] for one in episodes] for name in episodes[0].images}
+    played = [one for one in episodes if IMPORTED not in one.info]  # an import knows of no seed
+    hand = np.array([one.state[0, HAND] for one in played], np.float64).reshape(-1, 3)
+    return Starts(pictures, hand, np.array([reset_target(task, one.seed) for one in played]).reshape(-1, 3))
+
+
+def recorded_task(folder: Path) -> TaskConfig:
+    """The task record that archived episodes were played under. Raises DatasetError where it is missing."""
+    file = folder / TASK_FILE
+    if not file.is_file():
+        raise DatasetError(f"{folder} has no {TASK_FILE}, which says under which task it was played")
+    return task_from_json(file.read_text(), str(file))
+
+
+def as_policy_images(starts: Starts, task: TaskConfig) -> Starts:
+    """The same, as a policy of this task sees it. Raises CameraError where a crop does not fit."""
+    pictures = {
+        name: [policy_image(one, task.crop_params_dict[name], task.resize_size) for one in natives]
+        for name, natives in starts.pictures.items()
+        if name in task.crop_params_dict
+    }
+    return replace(starts, pictures=pictures)
 
 
 def starts_now(env: Env, task: TaskConfig, count: int, first_seed: int = SEED) -> Starts:
@@ -113,9 +153,8 @@ def compare(then: Starts, now: Starts, task: TaskConfig) -> list[Finding]:
     for camera in task.camera_ids:
         old, new = then.pictures.get(camera, []), now.pictures[camera]
         if not old:
-            found.append(
-                Finding(f"{camera}_live", Status.SKIPPED, "the set holds no picture right after a reset")
-            )
+            value = "the set holds no picture of it right after a reset"
+            found.append(Finding(f"{camera}_live", Status.SKIPPED, value))
         elif old[0].shape != new[0].shape:
             sizes = (f"{shape[1]}x{shape[0]}" for shape in (new[0].shape, old[0].shape))
             value = "pictures are {}, they were {}".format(*sizes)
@@ -209,7 +248,4 @@ def _camera(camera: str, old: Sequence[U8], new: Sequence[U8]) -> Finding:
 
 def _side_by_side(old: Sequence[U8], new: Sequence[U8]) -> Picture:
     both = np.concatenate([np.median(pictures, axis=0).astype(np.uint8) for pictures in (old, new)], axis=1)
-    done, png = cv2.imencode(".png", np.ascontiguousarray(both[..., ::-1]))
-    if not done:
-        raise RuntimeError("OpenCV cannot write PNG")
-    return Picture("the set's usual first picture, and that of now", png.tobytes())
+    return Picture("the set's usual first picture, and that of now", png(both))

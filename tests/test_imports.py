@@ -20,6 +20,7 @@ TORCH_MODULES |= {
     "adam_state",
     "doctor.demonstrations",
     "doctor.golden",
+    "doctor.network_input",
     "encoder",
     "group",
     "noise",
