@@ -47,6 +47,10 @@ class KinematicsError(RobotError):
     """A pose cannot be reached or computed."""
 
 
+class NoClearWay(RobotError):
+    """The arm cannot get where it shall without coming too near to the table or to itself."""
+
+
 class CameraError(RobotError):
     """A camera is missing, stale, flat or of the wrong size."""
 

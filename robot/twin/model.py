@@ -1,36 +1,27 @@
 """The MuJoCo model of the SO-101, its table and its cube, built from the arm's data sheet.
 
-Frames, joint axes, limits and inertias come from robot/assets/so101_arm.json (the arm maker's CAD export);
-the geometry is ours: capsules and boxes, no meshes. Colliders: the two fingers, the table and the cube,
-each exactly once; every other arm geom is visual only.
-
-Gripper body frame: +x towards the moving finger, -y towards the camera, -z towards the fingertips.
+The arm's geometry is that of `robot.arm_shape`: capsules and boxes, no meshes. Colliders: the two fingers,
+the table and the cube, each exactly once; every other arm geom is visual only.
 """
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+
+from robot.arm_shape import FIXED_FINGER as FIXED_FINGER
+from robot.arm_shape import LINKS, Box, arm_description, fingers
+from robot.arm_shape import MOVING_FINGER as MOVING_FINGER
 
 TIMESTEP_S = 0.001
 """Stiff contacts need it: at 4 ms a gripped cube sank 1.3 mm into the pads, at 2 ms a falling one 0.6 mm."""
 TABLE_BIT, CUBE_BIT, ARM_BIT = 1, 2, 4
-FIXED_FINGER, MOVING_FINGER, CUBE, TABLE = "fixed_finger", "moving_finger", "cube", "table"
+CUBE, TABLE = "cube", "table"
 TCP_SITE = "gripperframe"
 GRIPPER_CAMERA, SIDE_CAMERA = "gripper_cam", "side_cam"
 
-FIXED_FACE_X = -0.008
-"""Inner face of the fixed finger in the gripper frame [m]: the plane the TCP site lies in."""
-FINGER_TIP_Z, FINGER_ROOT_Z = -0.0985, -0.030
-FINGER_HALF = (0.004, 0.009)
-"""Half thickness and half width of a finger [m]."""
-PARALLEL_AT_RAD, PARALLEL_GAP = 0.165, 0.030
-"""The moving finger is parallel to the fixed one at this gripper angle, a 30 mm cube apart."""
 GRIPPER_TORQUE_NM = 1.47
 """Half the servo's stall torque: lerobot limits the gripper servo to 50 %."""
 PAD_FRICTION = (1.2, 0.02, 0.001)
@@ -40,15 +31,11 @@ CONTACT_SOLREF = (0.002, 1.0)
 CONTACT_SOLIMP = (0.98, 0.998, 0.0005, 0.5, 2.0)
 MAT, MAT_PIXELS, MAT_DARK, MAT_SQUARE_M = "mat", 256, 0.82, 0.025
 """The mat: size of its picture [px]; its squares: brightness of the dark ones, edge [m]."""
+WHITE, DARK = (0.92, 0.90, 0.85, 1.0), (0.15, 0.15, 0.17, 1.0)
+COLOURS = (WHITE, DARK, WHITE, DARK, WHITE, DARK, DARK, WHITE)
+"""Of the arm's links, in the order of LINKS."""
 CUBE_DENSITY = 1100.0
 """kg/m3: 30 g for a 30 mm cube."""
-
-
-def arm_description() -> dict[str, Any]:
-    """The arm's data sheet: bodies, joints, sites, servo, FK test vectors; units in the key names."""
-    text = files("robot").joinpath("assets/so101_arm.json").read_text(encoding="utf-8")
-    description: dict[str, Any] = json.loads(text)
-    return description
 
 
 def _add_arm(spec: mujoco.MjSpec, description: dict[str, Any]) -> dict[str, Any]:
@@ -86,76 +73,41 @@ def _add_arm(spec: mujoco.MjSpec, description: dict[str, Any]) -> dict[str, Any]
     return bodies
 
 
-def _visual(
-    body: mujoco.MjsBody, kind: mujoco.mjtGeom, rgba: tuple[float, float, float, float], **geometry: object
-) -> None:
-    body.add_geom(type=kind, rgba=rgba, contype=0, conaffinity=0, mass=0, group=2, **geometry)
-
-
 def _add_looks(bodies: dict[str, Any]) -> None:
     """Boxes for servos and capsules for links, so that a person recognises the arm. They touch nothing."""
-    box, capsule = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE
-    white, dark = (0.92, 0.90, 0.85, 1.0), (0.15, 0.15, 0.17, 1.0)
-    _visual(bodies["base"], box, white, pos=(0.0, 0, 0.03), size=(0.045, 0.035, 0.03))
-    _visual(bodies["shoulder"], box, dark, pos=(-0.02, 0, -0.03), size=(0.024, 0.018, 0.026))
-    _visual(
-        bodies["upper_arm"],
-        capsule,
-        white,
-        fromto=(0, -0.012, 0.018, -0.1126, -0.02, 0.018),
-        size=(0.014, 0, 0),
-    )
-    _visual(bodies["upper_arm"], box, dark, pos=(-0.105, -0.02, 0.018), size=(0.018, 0.020, 0.016))
-    _visual(
-        bodies["lower_arm"],
-        capsule,
-        white,
-        fromto=(0, 0.003, 0.018, -0.125, 0.003, 0.018),
-        size=(0.013, 0, 0),
-    )
-    _visual(bodies["wrist"], box, dark, pos=(0, -0.03, 0.02), size=(0.016, 0.022, 0.018))
-    _visual(bodies["gripper"], box, dark, pos=(0, 0.012, -0.018), size=(0.022, 0.014, 0.018))
-    _visual(bodies["gripper"], box, white, pos=(0.006, -0.004, -0.022), size=(0.022, 0.012, 0.010))
+    looks = {"contype": 0, "conaffinity": 0, "mass": 0, "group": 2}
+    for part, rgba in zip(LINKS, COLOURS, strict=True):
+        if isinstance(part, Box):
+            bodies[part.body].add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX, rgba=rgba, pos=part.pos, size=part.half, **looks
+            )
+        else:
+            bodies[part.body].add_geom(
+                type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+                rgba=rgba,
+                fromto=part.ends,
+                size=(part.radius, 0, 0),
+                **looks,
+            )
 
 
-def _finger(body: mujoco.MjsBody, name: str, **geometry: object) -> None:
-    body.add_geom(
-        name=name,
-        type=mujoco.mjtGeom.mjGEOM_BOX,
-        rgba=(0.92, 0.90, 0.85, 1.0),
-        contype=ARM_BIT,
-        conaffinity=TABLE_BIT | CUBE_BIT,
-        condim=4,
-        friction=PAD_FRICTION,
-        solref=CONTACT_SOLREF,
-        solimp=CONTACT_SOLIMP,
-        mass=0,
-        **geometry,
-    )
-
-
-def _add_fingers(bodies: dict[str, Any], jaw_pos: NDArray[np.float64]) -> None:
-    half_x, half_y = FINGER_HALF
-    half_z = (FINGER_ROOT_Z - FINGER_TIP_Z) / 2
-    middle_z = (FINGER_ROOT_Z + FINGER_TIP_Z) / 2
-    _finger(
-        bodies["gripper"],
-        FIXED_FINGER,
-        pos=(FIXED_FACE_X - half_x, 0, middle_z),
-        size=(half_x, half_y, half_z),
-    )
-    # The moving finger, placed where it must be at PARALLEL_AT_RAD and carried back into the jaw's frame:
-    # gripper = jaw_pos + Rx(90 deg) Rz(q) jaw.
-    offset = np.array([FIXED_FACE_X + PARALLEL_GAP + half_x, 0.0, middle_z]) - jaw_pos
-    along_x, across, along_z = offset[0], -offset[1], offset[2]
-    cos, sin = np.cos(PARALLEL_AT_RAD), np.sin(PARALLEL_AT_RAD)
-    _finger(
-        bodies["moving_jaw_so101_v1"],
-        MOVING_FINGER,
-        pos=(cos * along_x + sin * along_z, -sin * along_x + cos * along_z, across),
-        quat=(np.cos(-PARALLEL_AT_RAD / 2), 0, 0, np.sin(-PARALLEL_AT_RAD / 2)),
-        size=(half_x, half_z, half_y),
-    )
+def _add_fingers(bodies: dict[str, Any], description: dict[str, Any]) -> None:
+    for name, finger in fingers(description).items():
+        bodies[finger.body].add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            rgba=WHITE,
+            pos=finger.pos,
+            quat=(np.cos(finger.turn_rad / 2), 0, 0, np.sin(finger.turn_rad / 2)),
+            size=finger.half,
+            contype=ARM_BIT,
+            conaffinity=TABLE_BIT | CUBE_BIT,
+            condim=4,
+            friction=PAD_FRICTION,
+            solref=CONTACT_SOLREF,
+            solimp=CONTACT_SOLIMP,
+            mass=0,
+        )
 
 
 def _add_scene(spec: mujoco.MjSpec) -> None:
@@ -242,8 +194,7 @@ def twin_spec(width: int, height: int) -> mujoco.MjSpec:
     spec.visual.headlight.specular = (0, 0, 0)
     bodies = _add_arm(spec, description)
     _add_looks(bodies)
-    jaw = next(part for part in description["bodies"] if part["name"] == "moving_jaw_so101_v1")
-    _add_fingers(bodies, np.array(jaw["pos_m"]))
+    _add_fingers(bodies, description)
     # Mounted behind the fingers, tipped forward, looking down past them (innoMaker-like 70.5 deg vertical).
     bodies["gripper"].add_camera(
         name=GRIPPER_CAMERA, pos=(0.008, -0.065, -0.019), euler=(0.398, 0, np.pi), fovy=70.5

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hilserl.config import TaskConfig
 from robot.errors import KinematicsError
 from robot.kinematics import Kinematics
-from robot.twin.model import arm_description
+from robot.arm_shape import arm_description
 from robot.types import GRIPPER, WRIST_ROLL, Limits
 
 TASK = TaskConfig()
