@@ -19,8 +19,8 @@ from hilserl.group import Group
 from hilserl.replay import Key, Replay
 from hilserl.sac import SAC
 from hilserl.sac_agent import Stopped
-from hilserl.task_record import check_task
-from hilserl.types import Episode, Spec
+from hilserl.task_record import check_played, check_task
+from hilserl.types import Episode, Role, Spec
 from hilserl.vision import load_trunk
 from robot.types import F32, U8
 
@@ -138,13 +138,24 @@ def load_demos(
             raise ConfigError(
                 f"demos names {folder}, which has no {TASK_FILE} saying under which task it was recorded"
             )
-        check_task(config.task, task_file.read_text(), str(task_file), config.allow_task_difference)
+        record = task_file.read_text()
+        check_task(config.task, record, str(task_file), config.allow_task_difference)
         for info in episodes:
             if should_stop():
                 raise Stopped
-            take_in(info, replay, known)
+            _check_demo(take_in(info, replay, known)[0], record, info.path)
         steps = sum(info.length for info in episodes)
         message(f"{len(episodes)} demonstrations ({steps} transitions) from {folder}")
+
+
+def _check_demo(episode: Episode, record: str, path: Path) -> None:
+    """A demonstration of the task record beside it, which only demonstrations are protected by."""
+    check_played(episode.task_hash, record, str(path))
+    if episode.role is not Role.DEMO:
+        raise ConfigError(
+            f'demos: {path} has the role "{episode.role.value}" and would be overwritten like any other '
+            "episode; name folders of demonstrations only"
+        )
 
 
 def take_in(info: EpisodeInfo, replay: Replay, known: Known) -> tuple[Episode, bool]:

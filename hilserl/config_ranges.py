@@ -18,6 +18,8 @@ INTERVALS = {
     "task.camera_height": "[1, inf)",
     "task.random_ee_range_xy": "[0, inf)",
     "task.random_ee_range_z": "[0, inf)",
+    "task.reset_gripper": "[-0.17, 1.74]",
+    "task.wrist_roll": "[-2.74, 2.84]",
     "task.leash": "(0, inf)",
     "task.gripper_leash": "(0, inf)",
     "task.success.hold_s": "[0, inf)",

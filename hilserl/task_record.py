@@ -94,6 +94,18 @@ def check_task(ours: TaskConfig, theirs: Stored, source_name: str, allow: Collec
     )
 
 
+def check_played(played: str, record: str, source_name: str) -> None:
+    """Raise TaskMismatch unless an episode of the hash `played` was played under the `record` beside it.
+
+    source_name: the episode's file.
+    """
+    if played != hash_of(record):
+        raise TaskMismatch(
+            f"{source_name} was played under the task record {played!r}, the one beside it is "
+            f"{hash_of(record)}: move it to the episodes of its own record"
+        )
+
+
 def _plain(record: Stored) -> Mapping[str, Any]:
     if isinstance(record, TaskConfig):
         plain: Mapping[str, Any] = encode(record, TaskConfig)

@@ -147,6 +147,13 @@ class Episode:
         for name, (array, dtype, shape) in expected.items():
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"{name} must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+        if not np.abs(self.action).max() <= 1.0:  # also finds what is not a number
+            raise ValueError(
+                f"every action component must lie in [-1, 1], got {np.nanmin(self.action, axis=0)} to "
+                f"{np.nanmax(self.action, axis=0)}"
+            )
+        if not np.isfinite(self.state).all():
+            raise ValueError("state holds a value that is not finite")
 
     def __len__(self) -> int:
         """Number of steps (transitions), T."""

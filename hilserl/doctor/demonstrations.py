@@ -22,11 +22,15 @@ from robot.kinematics import F64
 from robot.types import F32
 
 MIN_CORRELATION = 0.9
+SCALE_TIMES = 1.25
+"""Those of the twin move 0.9 times as far as they ask: the last steps of a window are on their way."""
 MAX_INPUT = 10.0
 """A normalised input beyond this drowns all others."""
 MIN_REACTION = 1e-3
 """Least change of the encoder's output when a state component swings by one spread."""
 MOVES_RAD = 0.03
+MIN_ANSWERED, ANSWER_STEPS = 0.5, 3
+"""A gripper that squeezes its object cannot close further; one that is asked to all the time could."""
 OUTSIDE_SHARE = 0.01
 _XYZ = [STATE_NAMES.index(f"ee_xyz.{axis}_m") for axis in "xyz"]
 _GRIPPER = STATE_NAMES.index("joint_pos.gripper_rad")
@@ -34,9 +38,13 @@ _GRIPPER = STATE_NAMES.index("joint_pos.gripper_rad")
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated:
-    """The demonstrations of a configuration, without pictures, and the records they were made under."""
+    """The demonstrations of a configuration, without pictures, and the records they were made under.
+
+    paths: the episodes' files. records: (file, its text).
+    """
 
     episodes: list[Episode]
+    paths: list[Path]
     records: list[tuple[str, str]]
 
 
@@ -46,14 +54,14 @@ def demonstrated(context: Context) -> Demonstrated:
         config = with_imported_demos(context.config, context.say)
         if not config.demos:
             raise Missing("demos names no demonstrations; record some with hilserl record --role demo")
-        episodes, records = [], []
+        paths, records = list[Path](), []
         for name in config.demos:
-            episodes += [load_episode(info.path, pictures=False) for info in scan_episodes(Path(name))]
+            paths += [info.path for info in scan_episodes(Path(name))]
             file = Path(name) / TASK_FILE
             records.append((str(file), file.read_text()))
-        if not episodes:
+        if not paths:
             raise Missing(f"{', '.join(config.demos)} hold no episode")
-        context.demos = Demonstrated(episodes, records)
+        context.demos = Demonstrated([load_episode(path, pictures=False) for path in paths], paths, records)
     return context.demos
 
 
@@ -82,6 +90,7 @@ def actions(context: Context) -> list[Finding]:
     }
     told = ", ".join(f"{axis} {value:.2f}" for axis, value in correlation.items()) or "nothing moved"
     least = min(correlation.values(), default=0.0)
+    times = float((asked * moved).sum() / max((asked**2).sum(), 1e-9))
     off = 1000 * float(np.median(np.linalg.norm(asked - moved, axis=1)))
     return [
         judged(
@@ -98,6 +107,13 @@ def actions(context: Context) -> list[Finding]:
             f"at least {MIN_CORRELATION:g}",
             "actions do not say what moved: another scale, frame, lag, or shifted columns; "
             f"{1000 * STEP_ERROR_M:.0f} mm a step is much",
+        ),
+        judged(
+            "demo_scale",
+            1 / SCALE_TIMES <= times <= SCALE_TIMES,
+            f"the hand moved {times:.2f} times as far as its actions ask at task.action_scale {scale:g} m",
+            f"{1 / SCALE_TIMES:.2f} to {SCALE_TIMES:.2f} times",
+            "the actions were stored at another scale, or scaled twice: record again",
         ),
         _gripper(episodes),
     ]
@@ -125,9 +141,10 @@ def _best_lag(way: F64, xyz: F64) -> F64:
 
 
 def _gripper(episodes: list[Episode]) -> Finding:
-    """Where the gripper clearly moved, its action asked for that way; none is outside [-1, 1] by type."""
-    asked, turned = [], []
+    """Where the gripper clearly moved, its action asked for that way; where one began to ask, it moved."""
+    asked, turned, answered = [], [], list[bool]()
     for one in episodes:
+        answered += _answered(one)
         turn = np.diff(one.state[:, _GRIPPER])
         moved = np.abs(turn) > MOVES_RAD
         # it may follow a step late
@@ -138,13 +155,27 @@ def _gripper(episodes: list[Episode]) -> Finding:
     share = float((np.sign(every) == np.sign(ways)).mean()) if len(ways) else 0.0
     values = np.concatenate([one.action[:, 3] for one in episodes])
     both = bool((values < 0).any() and (values > 0).any())
+    moved = float(np.mean(answered)) if answered else 0.0
     value = (
         f"{100 * share:.0f} % of {len(ways)} moves asked for their way; values {values.min():+.2f} to "
-        f"{values.max():+.2f}"
+        f"{values.max():+.2f}; it moved {100 * moved:.0f} % of the {len(answered)} times it was asked anew"
     )
     advice = "gripper actions are of another encoding (is 1 hold, or open?): record again"
-    good = share >= MIN_CORRELATION and both
-    return judged("demo_gripper", good, value, "90 %, both ways used: -1 closes, +1 opens", advice)
+    good = share >= MIN_CORRELATION and both and moved >= MIN_ANSWERED
+    return judged("demo_gripper", good, value, "90 %, both ways used, half: -1 closes, +1 opens", advice)
+
+
+def _answered(episode: Episode) -> list[bool]:
+    """Whether the gripper soon moved, each time an action newly asked for a way that was still open."""
+    angle, ways = episode.state[:, _GRIPPER], np.sign(episode.action[:, 3])
+    before = np.append(0, ways[:-1])
+    found = []
+    for start in np.flatnonzero((ways != 0) & (ways != before)):
+        moved = ways[start] * (angle[start : start + ANSWER_STEPS + 1] - angle[start])
+        room = angle[start] < angle.max() - MOVES_RAD if ways[start] > 0 else True
+        if room:
+            found.append(bool(moved.max() > MOVES_RAD))
+    return found
 
 
 def places(context: Context) -> list[Finding]:

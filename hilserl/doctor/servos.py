@@ -19,12 +19,25 @@ from robot.health import HealthLimits
 from robot.servo_link import ServoLink, fault_words
 from robot.servo_setup import CALIBRATED, MODEL_NUMBER
 from robot.timing import RealClock
-from robot.types import JOINT_NAMES, WRIST_ROLL
+from robot.types import GRIPPER, JOINT_NAMES, WRIST_ROLL
 
 SPAN_OFF = 0.1
 """Share by which a joint's calibrated span may differ from the expected one."""
 FULL_TURN = 0.9
 """Share of a turn the wrist's roll must have been calibrated over."""
+
+PROTECTION = {
+    "Max_Temperature_Limit": (50, 80),
+    "Protection_Time": (1, 254),
+    "Protective_Torque": (1, 50),
+    "Overload_Torque": (1, 100),
+}
+"""{register: least and greatest value}: a servo that is overloaded lets go in time."""
+STRENGTH = {"Max_Torque_Limit": (600, 1000)}
+"""Of all but the gripper, whose force is halved on purpose: per mille of full torque."""
+GRIPPER_NAME = JOINT_NAMES[GRIPPER]
+MUST_LET_GO = 4 | 32
+"""Status bits, too hot and overloaded, at which a servo must release its joint."""
 
 Memories = dict[str, dict[str, int]]
 
@@ -104,6 +117,25 @@ def supply(context: Context) -> list[Finding]:
         found = f"{abs(amount):g} {unit} at {joint}"
         findings.append(Finding(check, status, found, f"{abs(warn):g}, {abs(fail):g} {unit}", advice))
     return findings
+
+
+def protection(context: Context) -> list[Finding]:
+    """What protects a servo is on, and it may use its strength. Connecting sets what else differs."""
+    memories, _ = _memories(context)
+    wrong = [
+        f"{name}.{register} is {memory[register]}, it must be {low} to {high}"
+        for name, memory in memories.items()
+        for register, (low, high) in (PROTECTION | ({} if name == GRIPPER_NAME else STRENGTH)).items()
+        if not low <= memory[register] <= high
+    ]
+    wrong += [
+        f"{name}.Unloading_Condition is {memory['Unloading_Condition']}: it does not let go when {words}"
+        for name, memory in memories.items()
+        for words in [fault_words(MUST_LET_GO & ~memory["Unloading_Condition"])]
+        if words
+    ]
+    value, advice = "; ".join(wrong) or "as an STS3215 comes", "set it back with the vendor's tool"
+    return [judged("servo_limits", not wrong, value, "within what protects and moves an SO-101", advice)]
 
 
 def faults(context: Context) -> list[Finding]:
