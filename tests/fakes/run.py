@@ -25,6 +25,7 @@ from hilserl.learner_saving import CheckpointSaver, restore
 from hilserl.learner_storage import Archive, open_replay, take_in_run
 from hilserl.rundir import RunDir
 from hilserl.sac_agent import SacAgent
+from hilserl.task_record import task_hash
 from hilserl.types import End, Episode, Role
 
 torch.set_num_threads(1)
@@ -73,7 +74,7 @@ def noise_episode(
         number=number,
         policy_version=1,
         seed=number,
-        task_hash="",
+        task_hash=task_hash(config.task),
     )
 
 
