@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hilserl.config import Config, ConfigError
 from hilserl.env import GRIPPER_CLOSED_RAD, GRIPPER_MARGIN_RAD
 from robot.types import ArmState, Operator, Teleop
+
+if TYPE_CHECKING:
+    from robot.teleop.leader_arm import LeaderArm
 
 
 class NoTeleop:
@@ -54,32 +58,39 @@ def leader_torque(teleop: Teleop) -> dict[str, bool]:
     return {"leader": teleop.torque} if isinstance(teleop, Leader) else {}
 
 
-def _leader(config: Config, message: Callable[[str], None]) -> Teleop:
+def build_leader_arm(config: Config, message: Callable[[str], None]) -> LeaderArm:
+    """The leader arm, not connected yet. Raises CalibrationError, and DeviceError for another arm."""
     from robot.calibration import load_calibration
     from robot.devices import check_port
-    from robot.teleop.leader import Leader
     from robot.teleop.leader_arm import LeaderArm
     from robot.timing import RealClock
 
-    task, robot, teleop, clock = config.task, config.robot, config.teleop, RealClock()
+    robot, teleop = config.robot, config.teleop
     check_port(teleop.calibration_dir, teleop.id, teleop.port)
     followers = {}
     if robot.type == "so101":
         calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
         followers[f"follower {robot.id!r}"] = calibration
-    arm = LeaderArm(
+    return LeaderArm(
         teleop.port,
         teleop.id,
         teleop.calibration_dir,
-        clock,
+        RealClock(),
         robot.bus_retries,
         others=followers,
         say=message,
     )
+
+
+def _leader(config: Config, message: Callable[[str], None]) -> Teleop:
+    from robot.teleop.leader import Leader
+    from robot.timing import RealClock
+
+    task, teleop = config.task, config.teleop
     return Leader(
-        arm,
+        build_leader_arm(config, message),
         build_device(replace(config, teleop=replace(teleop, type=teleop.buttons)), message),
-        clock,
+        RealClock(),
         action_scale_m=task.action_scale,
         leash_m=task.leash,
         gripper_span_rad=(GRIPPER_CLOSED_RAD, task.reset_gripper + GRIPPER_MARGIN_RAD),

@@ -34,10 +34,18 @@ TORCH_MODULES |= {
     f"benchmark.{name}" for name in ("learner", "lerobot_side", "roofline", "timing", "updates")
 }
 PLAIN_ROBOT_MODULES = ("robot.types", "robot.errors", "robot.kinematics", "robot.timing", "robot.twin.lift")
-PLAIN_ROBOT_MODULES += ("robot.joint_units", "robot.health", "robot.modes", "robot.pinhole")
-COMPOSERS = {"build", "body", "controls", "pretrain", "cli", "cli_arm", "doctor.servos", "doctor.camera"}
+PLAIN_ROBOT_MODULES += (
+    "robot.clearance",
+    "robot.planning",
+    "robot.joint_units",
+    "robot.health",
+    "robot.modes",
+    "robot.pinhole",
+)
+COMPOSERS = {"build", "body", "controls", "pretrain", "cli", "cli_arm"}
+COMPOSERS |= {"doctor.servos", "doctor.camera", "doctor.arm_pair"}
 """build, body and controls name the concrete classes; pretrain renders the twin; cli opens the twin's doors,
-cli_arm and doctor.servos the servos', doctor.camera the cameras'."""
+cli_arm, doctor.servos and doctor.arm_pair the servos', doctor.camera the cameras'."""
 
 
 def name_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hilserl.doctor import (
+    arm_pair,
     camera,
     demo_frames,
     demonstrations,
@@ -36,7 +37,11 @@ CHECKS: tuple[Check, ...] = (
     Check("servo_faults", "arm", servos.faults),
     Check("servo_limits", "arm", servos.protection),
     Check("servo_calibration", "arm", servos.eeprom),
-    Check("calibration_spans", "arm", servos.spans),
+    Check("calibration_spans", "arm", arm_pair.spans),
+    Check("calibration_middle", "arm", arm_pair.middle),
+    Check("touch_residual", "arm", arm_pair.touch),
+    Check("arm_binding", "arm", arm_pair.binding),
+    Check("leader_agreement", "arm", arm_pair.agreement),
     Check("camera_bound", "camera", camera.bound),
     Check("camera_crop", "camera", camera.crop),
     Check("camera_stream", "camera", camera.stream),

@@ -103,6 +103,10 @@ class Context:
             self._body = self._stack.enter_context(build_body(self._quiet(), self.say))
         return self._body
 
+    def agreed(self, question: str) -> bool:
+        """Whether the person at the arm says yes."""
+        return self._allow(question)
+
     def _check_torque(self) -> None:
         if self.twin:
             return
