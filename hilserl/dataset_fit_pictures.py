@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Matrix = NDArray[Any]
 HEIGHT = 240
-"""Edges are looked for in pictures shrunk to this height."""
+"""Edges are looked for in pictures brought to this height."""
 EDGE_SHARE = 0.25
 """An edge belongs to what is fixed where the median picture's is this share of its strongest."""
 EDGE_ROOM = 0.03
@@ -98,9 +98,10 @@ def camera_moved(reference: F32, now: F32, height_px: int) -> Moved:
 
 def _edges(picture: U8) -> F32:
     grey: Matrix = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    if grey.shape[0] > HEIGHT:
+    if grey.shape[0] != HEIGHT:
         width = round(grey.shape[1] * HEIGHT / grey.shape[0])
-        grey = cv2.resize(grey, (width, HEIGHT), interpolation=cv2.INTER_AREA)
+        way = cv2.INTER_AREA if grey.shape[0] > HEIGHT else cv2.INTER_CUBIC
+        grey = cv2.resize(grey, (width, HEIGHT), interpolation=way)
     grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
     across, down = (cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) / max(1.0, grey.mean()) for dx in (1, 0))
     return np.asarray(np.hypot(across, down), np.float32)
