@@ -379,7 +379,7 @@ def demos_of(context: Context, change=lambda episode: episode) -> None:
         record_demonstrations(context.config, folder, 3)
     context.config = dataclasses.replace(context.config, demos=(str(folder),))
     found = demonstrations.demonstrated(context)
-    context.demos = demonstrations.Demonstrated([change(one) for one in found.episodes], found.records)
+    context.demos = dataclasses.replace(found, episodes=[change(one) for one in found.episodes])
 
 
 def spoiled(**arrays):
@@ -442,6 +442,24 @@ def test_wrong_demonstrations_are_found(played, tmp_path, monkeypatch, check, na
             monkeypatch.setattr(demonstrations, "state_statistics", lambda s, _: (s.mean(0), narrow))
             monkeypatch.setattr("hilserl.networks.DEGENERATE_STD", 1.0)
         assert status_of(check(context), name) is Status.FAIL
+
+
+@pytest.mark.parametrize("name", demonstrations.STATE_NAMES)
+def test_only_what_the_task_holds_may_stand_still(played, tmp_path, name):
+    config, found = played
+    index = demonstrations.STATE_NAMES.index(name)
+
+    def freeze(state):
+        still = state.copy()
+        still[:, index] = 0.25
+        return still
+
+    with Context(config, tmp_path, quiet, bool) as context:
+        episodes = [spoiled(state=freeze)(one) for one in found.episodes]
+        context.demos = dataclasses.replace(found, episodes=episodes)
+        finding = next(one for one in demonstrations.inputs(context) if one.check == "state_range")
+    assert name in finding.value
+    assert finding.status is (Status.OK if "wrist_roll" in name else Status.WARN)
 
 
 def test_degrees_for_radians_make_an_input_huge(played, tmp_path):
