@@ -19,7 +19,7 @@ from hilserl.state_statistics import state_statistics
 from hilserl.task_record import task_differences
 from hilserl.types import Episode
 from robot.kinematics import F64
-from robot.types import F32
+from robot.types import F32, JOINT_NAMES, WRIST_ROLL
 
 MIN_CORRELATION = 0.9
 SCALE_TIMES = 1.25
@@ -28,10 +28,14 @@ MAX_INPUT = 10.0
 """A normalised input beyond this drowns all others."""
 MIN_REACTION = 1e-3
 """Least change of the encoder's output when a state component swings by one spread."""
+REAL_STATES = 32
+"""Moments of the data at which it is swung."""
 MOVES_RAD = 0.03
 MIN_ANSWERED, ANSWER_STEPS = 0.5, 3
 """A gripper that squeezes its object cannot close further; one that is asked to all the time could."""
 OUTSIDE_SHARE = 0.01
+HELD = tuple(name for name in STATE_NAMES if name.split(".")[1].startswith(f"{JOINT_NAMES[WRIST_ROLL]}_rad"))
+"""The wrist's roll, its angle and its speed: no action turns it, task.wrist_roll says where it stands."""
 _XYZ = [STATE_NAMES.index(f"ee_xyz.{axis}_m") for axis in "xyz"]
 _GRIPPER = STATE_NAMES.index("joint_pos.gripper_rad")
 
@@ -212,22 +216,15 @@ def inputs(context: Context) -> list[Finding]:
     """Every state dimension has a real range, none is huge, and each reaches the policy."""
     states = np.concatenate([one.state for one in demonstrated(context).episodes])
     mean, spread = state_statistics(states, STATE_NAMES)
-    degenerate = [name for name, value in zip(STATE_NAMES, spread, strict=True) if value == 0]
+    still = [name for name, value in zip(STATE_NAMES, spread, strict=True) if value == 0]
     config = context.config
     spec, encoder = task_spec(config.task), build_encoder(config)
     net = PolicyNet(spec, config.policy, encoder.feature_shape(spec.image_shape), mean, spread)
     normal = net.normalise(torch.from_numpy(states)).numpy()
     largest = np.abs(normal).max(axis=0)
     worst = int(np.argmax(largest))
-    listed = ", ".join(degenerate)
     findings = [
-        Finding(
-            "state_range",
-            Status.WARN if degenerate else Status.OK,
-            f"never move and are dropped: {listed}" if degenerate else "every component moves",
-            "every component moves",
-            "demonstrate motions that use them, unless the task holds them still",
-        ),
+        _still(still),
         judged(
             "normalised_inputs",
             bool(largest[worst] <= MAX_INPUT),
@@ -236,24 +233,41 @@ def inputs(context: Context) -> list[Finding]:
             "a unit is wrong (degrees for radians?), or one frame is an outlier",
         ),
     ]
-    return [*findings, _reaction(net, config.policy.n_obs_steps, mean, spread)]
+    return [*findings, _reaction(net, config.policy.n_obs_steps, states, spread)]
 
 
-def _reaction(net: PolicyNet, frames: int, mean: F32, spread: F32) -> Finding:
-    """A swing of each component changes what the actor is given. frames: observations stacked."""
+def _still(names: list[str]) -> Finding:
+    """Whether what never moves is only what the task record holds still."""
+    missed = [name for name in names if name not in HELD]
+    told = [f"never move and are dropped: {', '.join(missed)}"] if missed else []
+    if held := [name for name in names if name in HELD]:
+        told.append(f"held still by the task (task.wrist_roll) and dropped: {', '.join(held)}")
+    value = "; ".join(told) or "every component moves"
+    status = Status.WARN if missed else Status.OK
+    advice = "demonstrate motions that use them"
+    return Finding("state_range", status, value, "all move that the task does not hold", advice)
+
+
+def _reaction(net: PolicyNet, frames: int, states: F32, spread: F32) -> Finding:
+    """A swing of each component changes what the actor is given, wherever the arm really was.
+
+    At the mean of the data every normalised input is 0, and none could drown the others. frames:
+    observations stacked. states: (N, S) of the data.
+    """
 
     def branch(state: F32) -> torch.Tensor:
-        seen: torch.Tensor = net.normalise(torch.from_numpy(state)).expand(1, frames, -1)
+        seen = net.normalise(torch.from_numpy(state))[:, None].expand(-1, frames, -1)
         out: torch.Tensor = net.actor.branch(seen)
         return out
 
+    real = states[np.linspace(0, len(states) - 1, REAL_STATES).round().astype(int)]
     blind, weakest, least = [], "", np.inf
     with torch.inference_mode():
-        still = branch(mean)
+        still = branch(real)
         for index in np.flatnonzero(spread):
-            swung = mean.copy()
-            swung[index] += spread[index]
-            change = float((branch(swung) - still).abs().max())
+            swung = real.copy()
+            swung[:, index] += spread[index]
+            change = float((branch(swung) - still).abs().amax(dim=1).min())
             if change < least:
                 weakest, least = STATE_NAMES[index], change
             if change < MIN_REACTION:

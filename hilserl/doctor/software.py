@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -44,9 +45,12 @@ EARLIEST_S = 1.75e9
 def imports(context: Context) -> list[Finding]:
     """Every package loads, and says its version."""
     broken, found = [], []
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     for module, package in IMPORTS.items():
         try:
-            importlib.import_module(module)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what a package thinks of another one's age
+                importlib.import_module(module)
             found.append(f"{package} {version(package)}")
         except (ImportError, OSError, PackageNotFoundError) as error:
             broken.append(f"{package} ({error})")
