@@ -12,6 +12,7 @@ import numpy as np
 from hilserl.controls import build_leader_arm
 from hilserl.doctor.context import Context, Declined, Missing
 from hilserl.doctor.findings import Finding, Status, graded, judged
+from hilserl.doctor.servos import calibration_of
 from robot.calibrate import (
     FOLLOWER,
     LEADER,
@@ -35,13 +36,6 @@ from robot.types import JOINT_NAMES, WRIST_ROLL
 AGAIN = "move each joint to both its stops, the wrist a full turn: hilserl calibrate"
 
 
-def _calibration(context: Context) -> Calibration:
-    if context.twin:
-        raise Missing("the lock-step twin has no servos")
-    robot = context.config.robot
-    return load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
-
-
 def _leader(context: Context) -> OtherArm:
     """The leader's calibration. Raises Missing where the configuration has no leader arm."""
     teleop = context.config.teleop
@@ -53,7 +47,7 @@ def _leader(context: Context) -> OtherArm:
 
 def spans(context: Context) -> list[Finding]:
     """Every joint was calibrated over the span it has, by the arm model and by the leader arm."""
-    calibration, other = _calibration(context), None
+    calibration, other = calibration_of(context), None
     try:
         other = _leader(context)
         wrong_there = [f"{name} {fault}" for name, fault in other_faults(other).items()]
@@ -71,7 +65,7 @@ def spans(context: Context) -> list[Finding]:
 
 def middle(context: Context) -> list[Finding]:
     """Servos show half a turn in the pose that was held as the middle: is that the middle of their range?"""
-    joints, half = _calibration(context).joints, COUNTS_PER_TURN // 2 - 1
+    joints, half = calibration_of(context).joints, COUNTS_PER_TURN // 2 - 1
     off_deg = {
         name: float(np.degrees(((joint.range_min + joint.range_max) / 2 - half) * RAD_PER_COUNT))
         for name, joint in zip(JOINT_NAMES[:WRIST_ROLL], joints, strict=False)
@@ -86,7 +80,7 @@ def middle(context: Context) -> list[Finding]:
 
 def touch(context: Context) -> list[Finding]:
     """How far off the hand was when it touched marked points, with this very calibration."""
-    calibration, robot = _calibration(context), context.config.robot
+    calibration, robot = calibration_of(context), context.config.robot
     kept = load_touch(calibration, robot.calibration_dir, robot.id)
     warn, fail = 1000 * WARN_M, 1000 * REFUSE_M
     if kept is None:
@@ -100,7 +94,7 @@ def touch(context: Context) -> list[Finding]:
 
 def binding(context: Context) -> list[Finding]:
     """The adapter at each arm's port is the one it was calibrated behind: cables may have been swapped."""
-    _calibration(context)
+    calibration_of(context)
     robot, teleop = context.config.robot, context.config.teleop
     arms = [(robot.calibration_dir, robot.id, robot.port)]
     if teleop.type == "leader":
@@ -121,7 +115,7 @@ def binding(context: Context) -> list[Finding]:
 
 def agreement(context: Context) -> list[Finding]:
     """Leader and follower, held in the same pose, read the same."""
-    calibration, robot = _calibration(context), context.config.robot
+    calibration, robot = calibration_of(context), context.config.robot
     _leader(context)
     if not context.agreed("leader and follower, both without torque, are held in the same pose: are they?"):
         raise Declined("nobody said that both arms are held in the same pose")

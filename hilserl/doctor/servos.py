@@ -7,24 +7,16 @@ from pathlib import Path
 from hilserl.doctor.context import Context, Missing
 from hilserl.doctor.findings import Finding, Status, judged
 from robot.calibration import (
-    COUNTS_PER_TURN,
-    RAD_PER_COUNT,
     Calibration,
     calibration_id,
     load_calibration,
-    model_limits,
 )
 from robot.errors import BusError
 from robot.health import HealthLimits
 from robot.servo_link import ServoLink, fault_words
 from robot.servo_setup import CALIBRATED, MODEL_NUMBER
 from robot.timing import RealClock
-from robot.types import GRIPPER, JOINT_NAMES, WRIST_ROLL
-
-SPAN_OFF = 0.1
-"""Share by which a joint's calibrated span may differ from the expected one."""
-FULL_TURN = 0.9
-"""Share of a turn the wrist's roll must have been calibrated over."""
+from robot.types import GRIPPER, JOINT_NAMES
 
 PROTECTION = {
     "Max_Temperature_Limit": (50, 80),
@@ -42,7 +34,8 @@ MUST_LET_GO = 4 | 32
 Memories = dict[str, dict[str, int]]
 
 
-def _calibration(context: Context) -> Calibration:
+def calibration_of(context: Context) -> Calibration:
+    """The follower's calibration file. Raises CalibrationError; Missing where there are no servos."""
     robot = context.config.robot
     if context.twin:
         raise Missing("the lock-step twin has no servos")
@@ -52,7 +45,7 @@ def _calibration(context: Context) -> Calibration:
 def _memories(context: Context) -> tuple[Memories, dict[str, int]]:
     """Registers of every servo that answers, read once, and their status bytes."""
     if context.memories is None:
-        calibration, robot = _calibration(context), context.config.robot
+        calibration, robot = calibration_of(context), context.config.robot
         ids = {name: joint.id for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)}
         link = ServoLink(robot.port, ids, robot.bus_retries, RealClock())
         found: Memories = {}
@@ -71,7 +64,7 @@ def _memories(context: Context) -> tuple[Memories, dict[str, int]]:
 
 def identity(context: Context) -> list[Finding]:
     """All six servos answer, each of the right model."""
-    calibration, (memories, _) = _calibration(context), _memories(context)
+    calibration, (memories, _) = calibration_of(context), _memories(context)
     silent = [
         f"{name} (servo {joint.id})"
         for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
@@ -149,7 +142,7 @@ def faults(context: Context) -> list[Finding]:
 
 def eeprom(context: Context) -> list[Finding]:
     """The servos hold the calibration file's numbers; the task record names this calibration."""
-    calibration, (memories, _) = _calibration(context), _memories(context)
+    calibration, (memories, _) = calibration_of(context), _memories(context)
     different = [
         f"{name}.{field}: file {getattr(joint, field)}, servo {memories[name][register]}"
         for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)
@@ -174,22 +167,3 @@ def eeprom(context: Context) -> list[Finding]:
             "the arm was calibrated anew since: put that calibration back, or record again",
         ),
     ]
-
-
-def spans(context: Context) -> list[Finding]:
-    """Every joint was calibrated over the span it has, about its middle."""
-    calibration, model = _calibration(context), model_limits()
-    expected = (model.upper_rad - model.lower_rad) / RAD_PER_COUNT
-    wrong, table = [], []
-    for index, (name, joint) in enumerate(zip(JOINT_NAMES, calibration.joints, strict=True)):
-        span = joint.range_max - joint.range_min
-        table.append(f"{name} {span}")
-        if index == WRIST_ROLL:
-            if span < FULL_TURN * (COUNTS_PER_TURN - 1):
-                wrong.append(f"{name} spans {span} counts, a full turn is {COUNTS_PER_TURN - 1}")
-        elif abs(span / expected[index] - 1) > SPAN_OFF:
-            wrong.append(f"{name} spans {span} counts, expected {expected[index]:.0f}")
-    value = "; ".join(wrong) or ", ".join(table)
-    limit = f"within {100 * SPAN_OFF:.0f} % of the arm's"
-    advice = "calibrate again and move each joint to both its stops; the wrist rolls a full turn"
-    return [judged("calibration_spans", not wrong, value, limit, advice)]
