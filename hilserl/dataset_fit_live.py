@@ -16,6 +16,7 @@ import numpy as np
 from hilserl.body import build_body
 from hilserl.classifier.sources import IMPORTED
 from hilserl.config import Config, TaskConfig
+from hilserl.dataset_actions import HAND
 from hilserl.dataset_fit import first_pictures, start_of
 from hilserl.dataset_fit_pictures import (
     LIKENESS,
@@ -27,7 +28,7 @@ from hilserl.dataset_fit_pictures import (
 )
 from hilserl.dataset_schema import IMAGES, TASK_RECORD, DatasetError, open_dataset
 from hilserl.doctor.findings import Finding, Picture, Status, judged
-from hilserl.env import STATE_NAMES, Env, policy_image, reset_target
+from hilserl.env import Env, policy_image, reset_target
 from hilserl.episode import TASK_FILE, load_episode, scan_episodes
 from hilserl.pages.preview_shown import png
 from hilserl.recording_check import stored_task
@@ -56,7 +57,6 @@ RESETS = 12
 SEED = 70_000_000
 EPISODES = 24
 """Archived episodes that are looked at: more tell hardly more."""
-HAND = [STATE_NAMES.index(f"ee_xyz.{axis}_m") for axis in "xyz"]
 
 
 @dataclass(frozen=True, slots=True)
