@@ -125,7 +125,9 @@ def _epoch(
     copies, total = len(next(iter(frames.features.values()))), 0.0
     versions = torch.from_numpy(rng.integers(0, copies, len(order)))
     parts = zip(
-        torch.split(torch.from_numpy(order), config.batch_size), torch.split(versions, config.batch_size), strict=True
+        torch.split(torch.from_numpy(order), config.batch_size),
+        torch.split(versions, config.batch_size),
+        strict=True,
     )
     for chosen, version in parts:
         logits = network(frames.batch(version, chosen), noise)

@@ -38,10 +38,10 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Labelled episodes of all sources, in order. left_out: {what was not used: why}."""
+    """Labelled episodes of all sources, in order. left_out: {(source, which of its episodes): why}."""
 
     episodes: tuple[Labelled, ...]
-    left_out: dict[str, str]
+    left_out: dict[tuple[str, str], str]
 
     @property
     def frames(self) -> int:
@@ -82,7 +82,7 @@ def read_training_data(
     if twice:
         raise TrainingDataError(f"classifier.datasets names {', '.join(sorted(twice))} more than once")
     episodes: list[Labelled] = []
-    left_out: dict[str, str] = {}
+    left_out: dict[tuple[str, str], str] = {}
     for root in roots:
         source = open_source(root, task, allow)
         episodes += _labelled(source, left_out)
@@ -91,7 +91,7 @@ def read_training_data(
     return data
 
 
-def _labelled(source: Source, left_out: dict[str, str]) -> Iterator[Labelled]:
+def _labelled(source: Source, left_out: dict[tuple[str, str], str]) -> Iterator[Labelled]:
     labels, root = read_labels(source.root), source.root
     if not labels:
         raise TrainingDataError(
@@ -103,9 +103,9 @@ def _labelled(source: Source, left_out: dict[str, str]) -> Iterator[Labelled]:
     unlabelled = [episode.name for episode in source.episodes if episode.name not in labels]
     excluded = [name for name, label in labels.items() if label.exclude]
     if unlabelled:
-        left_out[f"{root}: {_names(unlabelled)}"] = "not labelled yet"
+        left_out[str(root), _names(unlabelled)] = "not labelled yet"
     if excluded:
-        left_out[f"{root}: {_names(excluded)}"] = "excluded by their labels"
+        left_out[str(root), _names(excluded)] = "excluded by their labels"
     for episode in source.episodes:
         label = labels.get(episode.name)
         if label is not None and not label.exclude:

@@ -53,10 +53,15 @@ def metric(name: str, text: str) -> str:
 
 
 def short_names(sources: Iterable[str]) -> dict[str, str]:
-    """{source: its last part}, or the whole where two would share it. Not escaped."""
+    """{source: as many of its last parts as tell it from the others}, to be shown around. Not escaped."""
     whole = sorted(set(sources))
-    last = [one.rstrip("/").rpartition("/")[2] for one in whole]
-    return {one: name if last.count(name) == 1 else one for one, name in zip(whole, last, strict=True)}
+    parts = [one.rstrip("/").split("/") for one in whole]
+    names = {}
+    for one, its in zip(whole, parts, strict=True):
+        tails = (its[-count:] for count in range(1, len(its) + 1))
+        alone = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in parts) == 1)
+        names[one] = "/".join(next(alone, its))
+    return names
 
 
 def section(identity: str, title: str, lead: str, *parts: str) -> str:

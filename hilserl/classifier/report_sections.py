@@ -151,7 +151,6 @@ def coverage_section(summary: Summary) -> str:
     head = (
         "condition",
         "value",
-        "",
         "episodes",
         "with success",
         "frames",
@@ -171,15 +170,14 @@ def coverage_section(summary: Summary) -> str:
     warned = len(found.warnings)
     lead = f"{many(warned, 'warning')}." if warned else "No thin or one-sided condition."
     lead += " It can be trusted where it was tested; a light or place not listed is unknown."
-    return section("coverage-section", "Conditions covered", lead, table("coverage", head, rows, 3), skipped)
+    return section("coverage-section", "Conditions covered", lead, table("coverage", head, rows, 2), skipped)
 
 
 def _coverage_row(cell: Cell, first: bool) -> tuple[str, ...]:
-    warning = "<br>".join(escape(text) for text in cell.warnings)
+    warning = "".join(f'<br><small class="warn">{escape(text)}</small>' for text in cell.warnings)
     return (
         f"<b>{escape(cell.fact)}</b>" if first else f'<span class="dim">{escape(cell.fact)}</span>',
-        f'<span class="value">{escape(cell.value)}</span>',
-        f'<small class="warn">{warning}</small>' if warning else "",
+        f'<span class="value">{escape(cell.value)}</span>' + warning,
         str(cell.episodes),
         str(cell.success_episodes),
         str(cell.frames),

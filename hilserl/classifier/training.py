@@ -28,6 +28,7 @@ from hilserl.classifier.labelled import TrainingData, read_training_data
 from hilserl.classifier.metrics_summary import Summary, summarise
 from hilserl.classifier.model import BEST, About, ClassifierError, RewardClassifier
 from hilserl.classifier.report import Report, report_html
+from hilserl.classifier.report_parts import short_names
 from hilserl.config import Config
 from hilserl.encoder import FeatureEncoder
 from hilserl.rundir import write_whole
@@ -56,8 +57,8 @@ def run_train(config: Config, say: Say) -> Path:
         )
     data = read_training_data(classifier.datasets, config.task, config.allow_task_difference)
     say(data.sentence())
-    for what, why in data.left_out.items():
-        say(f"LEFT OUT, {why}: {what}")
+    for (root, which), why in data.left_out.items():
+        say(f"LEFT OUT, {why}: {root}: {which}")
     held_out(config, data.episodes, None)  # too few are found before minutes are spent
     trunk = load_trunk(config.policy.vision_encoder_name)
     encoder = FeatureEncoder(trunk, trunk.channels, device=config.policy.device)
@@ -69,7 +70,10 @@ def run_train(config: Config, say: Say) -> Path:
     summary = summarise(trained.scored, chosen.decision, config.task.fps)
     _say_result(summary, chosen, say)
     seconds = time.monotonic() - began
-    metrics = _metrics(config, trained, summary, chosen, seconds)
+    names = short_names(
+        [*(str(one.source.root) for one in data.episodes), *(root for root, _ in data.left_out)]
+    )
+    metrics = _metrics(config, trained, summary, chosen, seconds, names)
     about = About(
         task=task_json(config.task),
         trunk=config.policy.vision_encoder_name,
@@ -79,11 +83,11 @@ def run_train(config: Config, say: Say) -> Path:
         trusted=chosen.met,
         trust=chosen.sentence,
         metrics=metrics,
-        data=_about_data(data),
+        data=_about_data(data, names),
     )
     model = RewardClassifier(trained.network, encoder, about)
     write_whole(job / METRICS_FILE, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    write_whole(job / REPORT_FILE, report_html(_report(config, data, trained, summary)))
+    write_whole(job / REPORT_FILE, report_html(_report(config, data, trained, summary, names)))
     model.save(job / BEST)
     say(f"trained in {seconds:.0f} s: {job / BEST}; report: {job / REPORT_FILE}")
     return job / BEST
@@ -125,7 +129,12 @@ def _say_result(summary: Summary, chosen: Chosen, say: Say) -> None:
 
 
 def _metrics(
-    config: Config, trained: Trained, summary: Summary, chosen: Chosen, seconds: float
+    config: Config,
+    trained: Trained,
+    summary: Summary,
+    chosen: Chosen,
+    seconds: float,
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
     fps = config.task.fps
     calls = zip(summary.episodes, summary.calls, strict=True)
@@ -139,7 +148,7 @@ def _metrics(
         "train_seconds": seconds,
         "success_times": [
             {
-                "source": one.source,
+                "source": names[one.source],
                 "episode": one.episode,
                 "success_s": None if call.true_frame is None else call.true_frame / fps,
                 "called_s": None if call.frame is None else call.frame / fps,
@@ -151,22 +160,28 @@ def _metrics(
     }
 
 
-def _about_data(data: TrainingData) -> dict[str, Any]:
+def _about_data(data: TrainingData, names: Mapping[str, str]) -> dict[str, Any]:
     by: dict[str, int] = {}
     for one in data.episodes:
         by[one.by] = by.get(one.by, 0) + 1
     return {
-        "sources": sorted({str(one.source.root) for one in data.episodes}),
+        "sources": sorted({names[str(one.source.root)] for one in data.episodes}),
         "episodes": len(data.episodes),
         "episodes_with_success": data.with_success,
         "frames": data.frames,
         "success_frames": data.success_frames,
         "labelled_by": by,
-        "left_out": data.left_out,
+        "left_out": _left_out(data, names),
     }
 
 
-def _report(config: Config, data: TrainingData, trained: Trained, summary: Summary) -> Report:
+def _left_out(data: TrainingData, names: Mapping[str, str]) -> dict[str, str]:
+    return {f"{names[root]}: {which}": why for (root, which), why in data.left_out.items()}
+
+
+def _report(
+    config: Config, data: TrainingData, trained: Trained, summary: Summary, names: Mapping[str, str]
+) -> Report:
     labelled = {(str(one.source.root), one.episode.name): one for one in data.episodes}
 
     def pictures(source: str, episode: str, frames: Sequence[int]) -> U8:
@@ -175,12 +190,14 @@ def _report(config: Config, data: TrainingData, trained: Trained, summary: Summa
         shown = one.source.pictures(one.episode)
         return np.concatenate([images[list(frames)] for images in shown.values()], axis=2)
 
+    trunk = config.policy.vision_encoder_name
     settings: Mapping[str, object] = {
         "task": f"{config.task.name} ({task_hash(config.task)})",
-        "trunk": config.policy.vision_encoder_name,
+        "trunk": Path(trunk).name if Path(trunk).is_absolute() else trunk,
         "seed": config.seed,
         "epochs of the model that is kept": trained.epochs,
-        **dataclasses.asdict(config.classifier),
+        **{name: value for name, value in dataclasses.asdict(config.classifier).items() if name != "model"},
+        "datasets": ", ".join(names.values()),
     }
     return Report(
         name=config.job_name,
@@ -190,5 +207,5 @@ def _report(config: Config, data: TrainingData, trained: Trained, summary: Summa
         losses=[one.losses for one in trained.fitted],
         pictures=pictures,
         settings=settings,
-        left_out=data.left_out,
+        left_out=_left_out(data, names),
     )

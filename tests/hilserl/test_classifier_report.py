@@ -5,14 +5,16 @@ import re
 from html.parser import HTMLParser
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from hilserl.classifier.decision import Decision
 from hilserl.classifier.metrics import Scored
 from hilserl.classifier.metrics_summary import summarise
 from hilserl.classifier.report import Report, report_html
-from hilserl.classifier.report_parts import percent
+from hilserl.classifier.report_parts import percent, short_names
 from hilserl.classifier.report_sheets import PictureError, data_uri
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -194,12 +196,24 @@ def test_coverage_is_shown_cell_by_cell(summary, page):
     rows = page.tables["coverage"][1:]
     assert len(rows) == len(summary.coverage.cells)
     for row, cell in zip(rows, summary.coverage.cells, strict=True):
-        assert row[:2] == [cell.fact, cell.value]
-        assert all(text in row[2] for text in cell.warnings)
+        assert row[:2] == [cell.fact, cell.value + "".join(cell.warnings)]
         counts = (cell.episodes, cell.success_episodes, cell.frames, cell.success_frames)
-        assert row[3:7] == [str(one) for one in counts]
-        assert plain(row[7]) == plain(percent(cell.accuracy.value))
-        assert row[8] == f"{cell.correct.count}/{cell.correct.total}"
+        assert row[2:6] == [str(one) for one in counts]
+        assert plain(row[6]) == plain(percent(cell.accuracy.value))
+        assert row[7] == f"{cell.correct.count}/{cell.correct.total}"
+
+
+@hypothesis.given(
+    st.sets(st.text("ab/", min_size=1, max_size=9).map(lambda text: text.rstrip("/")), max_size=6)
+)
+def test_sources_are_named_by_their_last_folders_as_far_as_needed(sources):
+    names = short_names(sources)
+    assert set(names) == sources and len(set(names.values())) == len(sources)
+    for whole, name in names.items():
+        assert whole == name or whole.endswith("/" + name)
+        shorter = "/" + name.partition("/")[2]
+        if whole.endswith(shorter) and "/" in name:  # another source ends so, too
+            assert any(("/" + other).endswith(shorter) for other in sources - {whole})
 
 
 def test_every_episode_has_its_line_with_times_and_the_wrong_come_first(summary, page):

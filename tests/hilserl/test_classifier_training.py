@@ -300,6 +300,16 @@ def test_what_is_left_out_is_said(whole):
     assert any("a_00000004_" in line for line in lines if "not labelled yet" in line)
 
 
+def test_what_is_shown_around_does_not_tell_where_it_was_made(whole):
+    config, folder, lines, _ = whole
+    place = str(Path(config.classifier.datasets[0]).parent)
+    assert any(place in line for line in lines)
+    for name in ("report.html", "metrics.json", "best_model/config.json"):
+        assert place not in (folder.parent / name).read_text()
+    page = (folder.parent / "report.html").read_text()
+    assert "first, second" in page and "second: episode" in page
+
+
 def test_a_trained_classifier_is_never_overwritten(whole):
     config, folder, *_ = whole
     before = {path.name: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
