@@ -8,6 +8,7 @@ from hilserl.doctor import (
     demo_frames,
     demonstrations,
     golden,
+    labels,
     learning,
     motion,
     scene,
@@ -52,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     Check("demo_rewards", "demonstrations", demo_frames.rewards),
     Check("demo_pictures", "demonstrations", demo_frames.pictures),
     Check("normalised_inputs", "demonstrations", demonstrations.inputs),
+    Check("label_agreement", "classifier", labels.agreement),
     Check("loopback", "learning", learning.loopback),
     Check("resume_equality", "learning", learning.resume),
     # From here on torque is on: the arm would wait, held, for checks that need it not.
