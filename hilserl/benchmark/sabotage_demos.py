@@ -118,7 +118,7 @@ def _typed_by_hand(setup: Setup) -> None:
         arrays["state"][:, EULER.start] = 0
 
     def one(arrays: Arrays) -> None:
-        arrays["state"][0, EULER.start] = 0.5
+        arrays["state"][0, EULER.start] = 1.5
 
     in_demos(zero)(setup)
     rewrite(sorted(setup.demos.glob("*.npz"))[0], one)

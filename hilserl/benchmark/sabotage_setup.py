@@ -167,5 +167,5 @@ class Parts:
     cloning_steps: int = 0
 
 
-QUICK = Parts(demos=6, recorded=4, trained=False)
+QUICK = Parts(demos=6, recorded=6, trained=False)
 FULL = Parts(demos=8, recorded=16, trained=True, cloning_steps=300)
