@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from hilserl.body import Body, build_body
 from hilserl.config import Config
 from hilserl.doctor.findings import Finding, Status
+from hilserl.reward import ButtonReward
 from robot.kinematics import F64
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class Context:
             ):
                 self._refused = True
                 raise Declined("nobody allowed the arm to move")
-            self._body = self._stack.enter_context(build_body(self._quiet(), self.say))
+            # nothing is judged here, and the classifier configured has a check of its own
+            judge = ButtonReward(self.config.task.success)
+            self._body = self._stack.enter_context(build_body(self._quiet(), self.say, judge=judge))
         return self._body
 
     def agreed(self, question: str) -> bool:
