@@ -306,9 +306,7 @@ def open_camera(name: str, config: CameraConfig, size: tuple[int, int]) -> Camer
     """
     from robot.camera import CameraOptions, CameraThread
 
-    # A rendered scene at rest sends identical pictures; a sensor never does.
-    stuck = 0 if config.type == "zmq" else CameraOptions().stuck_frames
-    options = CameraOptions(max_age_s=config.max_age_s, stuck_frames=stuck)
+    options = CameraOptions(max_age_s=config.max_age_s)
     return CameraThread(camera_source(name, config, size), name=name, size=size, options=options)
 
 

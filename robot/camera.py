@@ -1,4 +1,4 @@
-"""Cameras: a capture thread keeps the newest picture; stale, flat, stuck and wrong-sized ones are errors.
+"""Cameras: a capture thread keeps the newest picture; stale, flat, stuck, torn, wrong-sized ones are errors.
 
 This file is the one place where BGR becomes RGB. The sources are in camera_sources.py.
 """
@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from robot.errors import CameraError
+from robot.tearing import TearWatch
 from robot.timing import Latest, RealClock
 from robot.types import U8, Clock, Frame
 
@@ -48,9 +49,10 @@ class CameraOptions:
 
     max_age_s: oldest picture `latest` may return. start_timeout_s: longest wait for the first good picture.
     flat_std: a picture whose grey levels (0..255) deviate less than this is flat (black, white, covered).
-    stuck_frames: this many byte-identical pictures in a row mean a stuck camera; 0 allows any number, for
-    a rendered still scene. A real sensor has noise. attempts: connections tried in a row without one good
-    picture before giving up; the pause between them doubles from backoff_s to at most max_backoff_s.
+    stuck_frames: this many byte-identical pictures in a row mean a stuck camera, and each is as old as the
+    first; 0 allows any number, for a rendered still scene. A real sensor has noise. attempts: connections
+    tried in a row without one good picture before giving up; the pause between them doubles from backoff_s to
+    at most max_backoff_s.
     """
 
     max_age_s: float = 0.2
@@ -97,6 +99,8 @@ class CameraThread:
         self._repeats = 0
         self._bad_in_a_row = 0
         self._previous: U8 | None = None
+        self._tears = TearWatch()
+        self._changed_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
         self._thread.start()
         try:
@@ -106,7 +110,7 @@ class CameraThread:
             raise
 
     def latest(self) -> Frame:
-        """The newest picture. Raises CameraError when it is stale, flat, stuck, wrong-sized or missing."""
+        """The newest picture. Raises CameraError when it is stale, flat, torn, wrong-sized or missing."""
         newest = self._newest.get()
         trouble = f"; last trouble: {self._trouble}" if self._trouble else ""
         if newest is None:
@@ -177,7 +181,11 @@ class CameraThread:
             same = self._previous is not None and np.array_equal(picture, self._previous)
             self._repeats = self._repeats + 1 if same else 0
             self._previous = picture
-            fault = self._flat_or_stuck(picture)
+            torn = self._tears.update(picture, stamp_s)
+            fault = self._flat_or_stuck(picture) or ("the picture is torn: a line was lost" if torn else "")
+            if same and self._options.stuck_frames:
+                stamp_s = self._changed_s  # nothing new was seen since
+            self._changed_s = stamp_s
         rgb = picture if fault or self._source.order == "rgb" else _swapped(picture)
         rgb.flags.writeable = False
         self._newest.put(_Capture(Frame(rgb, stamp_s, self._index), fault))

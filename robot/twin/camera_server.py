@@ -8,6 +8,7 @@ import threading
 import time
 
 import cv2
+import numpy as np
 import zmq
 
 from robot.errors import CameraError
@@ -15,6 +16,8 @@ from robot.twin.faults import Faults
 from robot.types import U8
 
 JPEG_QUALITY = 90
+NOISE_LEVELS = 1
+"""A sensor's picture of a still scene is never twice the same: so many grey levels (of 255) up or down."""
 
 
 class CameraServer:
@@ -43,6 +46,8 @@ class CameraServer:
         self.port = int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
         self.sent = 0
         self._newest: U8 | None = None
+        self._rng = np.random.default_rng(0)
+        self._noise: U8 | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="twin-camera", daemon=True)
@@ -70,7 +75,7 @@ class CameraServer:
                 if self._closed:
                     return
                 rgb, self._newest = self._newest, None
-            picture = None if rgb is None else self._faults.on_picture(rgb)
+            picture = None if rgb is None else self._faults.on_picture(self._with_noise(rgb))
             if picture is None:
                 continue
             _, jpeg = cv2.imencode(".jpg", picture, [int(cv2.IMWRITE_JPEG_QUALITY), JPEG_QUALITY])
@@ -80,3 +85,10 @@ class CameraServer:
             }
             self._socket.send_string(json.dumps(message))
             self.sent += 1
+
+    def _with_noise(self, rgb: U8) -> U8:
+        """As a sensor sees it. The noise is drawn once and moved about: it must cost nothing."""
+        if self._noise is None or self._noise.shape != rgb.shape:
+            self._noise = self._rng.integers(0, 2 * NOISE_LEVELS + 1, rgb.shape, dtype=np.uint8)
+        noise = np.roll(self._noise, int(self._rng.integers(1, self._noise.size)))
+        return np.asarray(cv2.subtract(cv2.add(rgb, noise), NOISE_LEVELS * np.ones_like(rgb)), np.uint8)
