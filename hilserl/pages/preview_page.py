@@ -85,7 +85,8 @@ def run_preview(
             first = position_of(source, episode)
             player = stack.enter_context(RecordedPlayer(config.task, model, source, desk, first))
             stage = RecordedStage(player, config.task.fps)
-        page = _Page(config.task, model, name, desk, stage)
+        shown = "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else name  # outputs/JOB/best_model
+        page = _Page(config.task, model, shown, desk, stage)
         serve(page.build, TITLE, say, port=port, browser=browser)
 
 

@@ -118,6 +118,8 @@ def test_the_twin_live(browser, tmp_path):  # noqa: F811
     words = ("classifier", "preview", "--config_path", path, "--model", str(folder), "--no-browser")
     with page(*words) as address:
         tab = Tab(browser, address)
+        shown = tab.driver.find_element("css selector", "body").text  # is passed on as a picture
+        assert f"model {tmp_path.name}/best_model" in shown and str(tmp_path) not in shown
         seen = set()
         for _ in range(4):
             moment = agrees(tab, model)
