@@ -14,8 +14,10 @@ import numpy as np
 
 from hilserl.config import CropConfig, TaskConfig
 from hilserl.types import Obs, Spec, check_action
+from robot.clearance import Clearance
 from robot.errors import BusError, CameraError, KinematicsError, TorqueLost
 from robot.kinematics import F64, Kinematics
+from robot.planning import KEEP_M, plan
 from robot.types import (
     F32,
     GRIPPER,
@@ -152,13 +154,17 @@ class Env:
         kinematics: Kinematics,
         scene: Scene,
         max_joint_speed: float,
+        clearance: Clearance | None = None,
         unwell: Callable[[], str] = lambda: "",
     ) -> None:
         """max_joint_speed: what the arm's guard allows [rad/s]; a step never asks for more.
 
-        unwell: why the arm must not move now, in words; empty when it may.
+        clearance: what the arm keeps from its table and from itself, as the guard's; the table is at the
+        height of the arm's base without it. unwell: why the arm must not move now, in words; empty when it
+        may.
         """
         self._unwell = unwell
+        self._clearance = clearance or Clearance()
         self._task = task
         self._arm = arm
         self._cameras = cameras
@@ -180,7 +186,8 @@ class Env:
         self.frames: dict[str, Frame] = {}
         self.timing = Timing()
         self.clipped_steps = 0
-        """Steps of this episode in which the box or the leash shortened the asked motion."""
+        """Steps of this episode in which the box, the leash, the table or the arm itself shortened the asked
+        motion."""
 
     def await_arm(self, should_stop: Callable[[], bool]) -> bool:
         """Look at the arm; wait while its bus is gone or it is unwell. False when should_stop says so.
@@ -206,7 +213,8 @@ class Env:
         """Bring the arm to its (randomised) reset pose, arrange the scene, and look.
 
         Returns the first observation and facts about the start: the scene's, and the achieved hand position.
-        Raises KinematicsError when the arm does not arrive within 3 mm, judged from measured joints.
+        Raises NoClearWay when no clear way leads there, and KinematicsError when the arm does not arrive
+        within 3 mm, judged from measured joints.
         """
         target = self.reset_target(seed)
         self._travel(target)
@@ -249,9 +257,27 @@ class Env:
         goal_q = self._reference_q.copy()
         if self._behind or np.abs(action[:3]).max() > 0:
             goal_q, self._reference_xyz = self._towards(goal_xyz)
+        goal_q = self._kept_clear(goal_q, goal_gripper)
         self.clipped_steps += bool(np.abs(self._reference_xyz - asked).max() > CLIPPED_M)
-        goal_q[GRIPPER] = goal_gripper
         return goal_q
+
+    def _kept_clear(self, goal_q: F32, goal_gripper: float) -> F32:
+        """The goal with this gripper angle, or the last clear pose before it; then the reference stays there.
+
+        The guard refuses what is too near to the table or to the arm itself; so nothing of the sort is sent.
+        """
+        start, clearance = self._reference_q, self._clearance
+        goal = goal_q.copy()
+        goal[GRIPPER] = goal_gripper
+        if clearance.is_clear(start, goal, KEEP_M):
+            return goal
+        goal[GRIPPER] = start[GRIPPER]
+        arm = clearance.farthest(start, goal, KEEP_M)
+        both = arm.copy()
+        both[GRIPPER] = goal_gripper
+        self._behind = False
+        self._reference_xyz = np.clip(self._kinematics.fk(arm).xyz_m, *self._box)
+        return both if clearance.is_clear(start, both, KEEP_M) else arm
 
     def _towards(self, goal_xyz: F64) -> tuple[F32, F64]:
         """Joint angles for the next period, and the position they lead to.
@@ -311,17 +337,18 @@ class Env:
         return reset_target(self._task, seed)
 
     def _travel(self, target_xyz: F64) -> None:
-        """Open the gripper, lift, travel, descend: in joint space, so that no start pose can trap it."""
+        """Open the gripper, lift, travel, descend: a planned way in joint space, from wherever the arm is."""
         self.state = self._arm.read()
         # A joint pressed against its stop is measured a little beyond the limit, where no command may go.
         limits = self._arm.limits
-        self._last_command = np.clip(self.state.q_rad, limits.lower_rad, limits.upper_rad)
-        hand = self._kinematics.fk(self.state.q_rad).xyz_m
+        start = self._last_command = np.clip(self.state.q_rad, limits.lower_rad, limits.upper_rad)
+        hand, routes = self._kinematics.fk(start).xyz_m, []
         if hand[2] < RESET_CLEARANCE_M:
-            lifted = self._kinematics.ik(np.array([hand[0], hand[1], RESET_CLEARANCE_M]), self.state.q_rad)
-            self._sweep(_held(self._task, lifted))
+            lifted = self._kinematics.ik(np.array([hand[0], hand[1], RESET_CLEARANCE_M]), start)
+            routes.append([_held(self._task, lifted)])
         goal = reset_posture(self._task, self._kinematics, target_xyz)
-        self._sweep(goal)
+        for corner in plan(self._clearance, limits, start, goal, routes):
+            self._sweep(corner)
         self._reference_q = goal
         self._clock.sleep_until(self._clock.now_s() + SETTLE_S)
         self.state = self._arm.read()
@@ -335,7 +362,7 @@ class Env:
     def move_joints(self, goal_q: F32) -> ArmState:
         """Bring the joints to goal_q (6,) [rad] on a straight way at reset speed, let them settle, and read.
 
-        For checks of the arm itself; nothing looks out for what stands in the way.
+        For checks of the arm itself; the guard refuses what comes too near to the table or the arm.
         """
         self._last_command = self._arm.read().q_rad
         self._sweep(goal_q)

@@ -23,10 +23,10 @@ SELF_MARGIN_M: Final = 0.010
 FOLD_MARGIN_M: Final = 0.0
 """The same for lower arm and wrist: a folded arm lies close to itself. Distances are under-estimated."""
 ROUNDING_M: Final = 1e-4
-"""How much nearer than allowed counts as rounding."""
-RESOLUTION_RAD: Final = 0.05
-"""A way is looked at in steps of this size: 2 cm of a stretched arm."""
-FINE: Final = 16
+"""How much nearer than allowed the guard takes for rounding."""
+RESOLUTION_RAD: Final = 0.02
+"""A way is looked at in steps of this size: 8 mm of a stretched arm."""
+FINE: Final = 8
 """The place where a way ends is found to this share of a step."""
 TABLE, SELF = 0, 1
 CHECKS: Final = ("table", "self")
@@ -78,16 +78,18 @@ class Clearance:
             )
         return " and ".join(said)
 
-    def allowed(self, way_rad: F32 | F64, best_m: F64, keep_m: float = 0.0) -> tuple[int, F64]:
+    def allowed(
+        self, way_rad: F32 | F64, best_m: F64, *, keep_m: float = 0.0, rounding_m: float = 0.0
+    ) -> tuple[int, F64]:
         """How many poses of a way (N, 6) [rad] may be gone through, and what `best_m` is then.
 
         A pose is allowed where each slack is at least keep_m [m], or, if it was less, at least its best so
         far: who is too near may stay and move out, but not nearer. best_m (2,) [m]: see `best_at`.
-        ROUNDING_M is the tolerance, once: it does not add up.
+        rounding_m [m] is tolerated against the best, so that it does not add up along a way.
         """
         slack = np.minimum(self.slack(way_rad) - keep_m, 0.0)
         best = np.maximum.accumulate(np.vstack([best_m, slack]), axis=0)
-        bad = (slack < best[:-1] - ROUNDING_M).any(axis=1)
+        bad = (slack < best[:-1] - rounding_m).any(axis=1)
         count = int(np.argmax(bad)) if bad.any() else len(slack)
         return count, best[count]
 
@@ -98,17 +100,17 @@ class Clearance:
     def is_clear(self, start_rad: F32, end_rad: F32, keep_m: float = 0.0) -> bool:
         """Whether the straight way between two poses (6,) [rad] is allowed throughout."""
         way = straight(start_rad, end_rad)
-        return self.allowed(way, self.best_at(start_rad, keep_m), keep_m)[0] == len(way)
+        return self.allowed(way, self.best_at(start_rad, keep_m), keep_m=keep_m)[0] == len(way)
 
     def farthest(self, start_rad: F32, end_rad: F32, keep_m: float) -> F32:
         """The last pose (6,) [rad] on the straight way that is allowed; start_rad where none is."""
         way, best = straight(start_rad, end_rad), self.best_at(start_rad, keep_m)
-        count, best = self.allowed(way, best, keep_m)
+        count, best = self.allowed(way, best, keep_m=keep_m)
         if count == len(way):
             return end_rad
         last = start_rad if count == 0 else way[count - 1]
         fine = np.linspace(last, way[count], FINE + 1, dtype=np.float32)[1:]
-        count, _ = self.allowed(fine, best, keep_m)
+        count, _ = self.allowed(fine, best, keep_m=keep_m)
         found: F32 = last if count == 0 else fine[count - 1]
         return found
 

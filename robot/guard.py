@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from robot.arm_shape import F64
+from robot.clearance import ROUNDING_M, Clearance, straight
 from robot.errors import BusError, CommandRefused, RobotError, ServoUnwell, TorqueLost
 from robot.timing import RealClock
 from robot.types import F32, GRIPPER, JOINT_NAMES, NUM_JOINTS, Arm, ArmState, Clock, Limits
@@ -38,6 +40,8 @@ class Guard:
       and SLEW_ROUNDING_RAD are the tolerance; what is taken early must be given back, so a burst of
       commands gains nothing. Back from the last target to where the arm was just measured is free: it
       is there already (so an episode may begin from the measured pose while the gripper squeezes);
+    - too near, or leading past what is too near: the table, or the arm itself (`clearance`). An arm that is
+      too near already may stay and move out, but no nearer (`Clearance.allowed`);
     - sent while the arm is blocked: a joint other than the gripper (squeezing is normal) was last read
       further than `divergence_rad` from everything that was its target in the last `divergence_s`.
       The guard then also holds;
@@ -61,6 +65,7 @@ class Guard:
         max_joint_speed_rad_s: float,
         watchdog_s: float,
         model_limits: Limits | None = None,
+        clearance: Clearance | None = None,
         divergence_rad: float = 0.26,
         divergence_s: float = 0.5,
         unwell: Callable[[], str] = lambda: "",
@@ -80,6 +85,9 @@ class Guard:
         self._divergence_rad = divergence_rad
         self._divergence_s = divergence_s
         self._unwell = unwell
+        self._clearance = clearance
+        self._best_m: F64 = np.zeros(2)
+        """The slack that the next target must keep; see `Clearance.allowed`."""
         self._limits = _intersection(arm.limits, model_limits)
         self._lock = threading.RLock()
         self._target: F32 | None = None
@@ -135,8 +143,10 @@ class Guard:
             if self._target is None:
                 self._restart_from(self._read().q_rad, now_s - LONGEST_MOVE_S)
             spent_s = self._refuse_jump(target, now_s)
+            best_m = self._refuse_near(target, now_s)
             with self._limp_noticed():
                 self._arm.command(target)
+            self._best_m = best_m
             self._accept(target, now_s, spent_s)
 
     def park(self) -> None:
@@ -175,11 +185,7 @@ class Guard:
 
     def _refuse_jump(self, target: F32, now_s: float) -> float:
         """Time [s] up to which speed is spent once `target` is accepted; CommandRefused when too far."""
-        assert self._target is not None
-        start = self._target
-        if self._measured is not None and now_s - self._measured_s <= LONGEST_MOVE_S:
-            low, high = np.minimum(start, self._measured), np.maximum(start, self._measured)
-            start = np.clip(target, low, high)
+        start = self._nearest_known(target, now_s)
         move = np.abs(target - start)
         worst = int(np.argmax(move))
         begin_s = max(self._spent_s, now_s - LONGEST_MOVE_S)
@@ -194,6 +200,30 @@ class Guard:
             )
         return max(now_s, spent_s)
 
+    def _nearest_known(self, target: F32, now_s: float) -> F32:
+        """What is nearest to the target between the last target and where the arm was just measured."""
+        assert self._target is not None
+        if self._measured is None or now_s - self._measured_s > LONGEST_MOVE_S:
+            return self._target
+        low, high = np.minimum(self._target, self._measured), np.maximum(self._target, self._measured)
+        return np.clip(target, low, high)
+
+    def _refuse_near(self, target: F32, now_s: float) -> F64:
+        """The slack to keep once `target` is accepted; CommandRefused where the way to it comes too near."""
+        if self._clearance is None:
+            return self._best_m
+        assert self._target is not None
+        best_m = self._best_m
+        if self._measured is not None and (self._nearest_known(target, now_s) != self._target).any():
+            best_m = np.minimum(best_m, self._clearance.best_at(self._measured))  # pushed or sunk there
+        way = straight(self._target, target)
+        count, best_m = self._clearance.allowed(way, best_m, rounding_m=ROUNDING_M)
+        if count < len(way):
+            raise CommandRefused(
+                f"the way asked for brings {self._clearance.told(way[count])}; the arm keeps its last target"
+            )
+        return best_m
+
     def _accept(self, target: F32, now_s: float, spent_s: float) -> None:
         self._target = target
         self._accepted_s = now_s
@@ -204,8 +234,10 @@ class Guard:
         self._holding = False
 
     def _restart_from(self, pose: F32, spent_s: float) -> None:
-        """Measure the next move, and divergence, from `pose`."""
+        """Measure the next move, what it is too near to, and divergence, from `pose`."""
         self._target = np.array(pose, dtype=np.float32)
+        if self._clearance is not None:
+            self._best_m = self._clearance.best_at(self._target)
         self._spent_s = spent_s
         self._history = deque([(self._clock.now_s(), self._target)])
 

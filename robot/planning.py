@@ -34,19 +34,19 @@ def plan(
     limits: Limits,
     start_rad: F32,
     goal_rad: F32,
-    preferred: Iterable[Sequence[F32]] = ((),),
+    preferred: Iterable[Sequence[F32]] = (),
 ) -> list[F32]:
     """Corners (6,) [rad] of a clear way from start_rad to goal_rad (6,) [rad], the start left out.
 
-    Between corners it is straight, all joints at once. preferred: routes to try first, each the corners
-    before the goal; by default the straight one. A start that is too near to something first moves out.
+    Between corners it is straight, all joints at once. preferred: routes to try before the straight
+    one, each the corners before the goal. A start that is too near to something first moves out.
     Raises NoClearWay naming what is in the way.
     """
     if told := clearance.told(goal_rad):
         raise NoClearWay(f"the goal {_shown(goal_rad)} rad itself is not clear: {told}")
     out = way_out(clearance, limits, start_rad)
     free = out[-1] if out else start_rad
-    for route in (*preferred, *raised_routes(limits, free, goal_rad)):
+    for route in (*preferred, (), *raised_routes(limits, free, goal_rad)):
         corners = [*route, goal_rad]
         if is_clear(clearance, free, corners):
             return [*out, *corners]
@@ -64,17 +64,15 @@ def is_clear(clearance: Clearance, start_rad: F32, corners: Iterable[F32]) -> bo
 
 
 def way_out(clearance: Clearance, limits: Limits, start_rad: F32) -> list[F32]:
-    """Corners of a way along which an arm that is too near gets no nearer, to where it is clear.
+    """Corners of a way along which an arm that is too near gets no nearer, as far out as steps lead.
 
-    Empty where it is clear already. Raises NoClearWay.
+    Empty where it is clear already.
     """
     rng = np.random.default_rng(0)
     corners: list[F32] = []
     q = start_rad
     best = clearance.best_at(q, KEEP_M)
-    while best.min() < 0.0:
-        if len(corners) == OUT_STEPS:
-            raise NoClearWay(f"no way leads out of {_shown(start_rad)} rad: {clearance.told(start_rad)}")
+    while best.min() < 0.0 and len(corners) < OUT_STEPS:
         turns = rng.uniform(-1, 1, (DIRECTIONS, NUM_JOINTS))
         turns[: 2 * GRIPPER, :GRIPPER] = np.vstack([np.eye(GRIPPER), -np.eye(GRIPPER)])
         turns[: 2 * GRIPPER, GRIPPER:] = 0.0
@@ -85,7 +83,7 @@ def way_out(clearance: Clearance, limits: Limits, start_rad: F32) -> list[F32]:
         gain = np.where((slack >= best).all(axis=1), slack.min(axis=1), -np.inf)
         chosen = int(np.argmax(gain))
         if gain[chosen] <= best.min():
-            raise NoClearWay(f"no way leads out of {_shown(start_rad)} rad: {clearance.told(start_rad)}")
+            break
         q = ends[chosen]
         best = np.minimum(slack[chosen], 0.0)
         corners.append(q)

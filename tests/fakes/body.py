@@ -9,6 +9,7 @@ import numpy as np
 from hilserl.config import SuccessConfig, TaskConfig
 from hilserl.env import Env
 from hilserl.types import Obs, Step
+from robot.clearance import Clearance
 from robot.errors import CommandRefused
 from robot.kinematics import Kinematics
 from robot.twin.lift import LiftConfig
@@ -74,9 +75,17 @@ class LoggedArm:
 
 
 class Body:
-    """Twin and Env of one task. camera: what the Env looks through, the blank one when None."""
+    """Twin and Env of one task. camera: what the Env looks through, the blank one when None.
 
-    def __init__(self, task: TaskConfig = LIFT, camera: Camera | None = None, pictures: bool = False) -> None:
+    table_z_m: where the Env believes the table."""
+
+    def __init__(
+        self,
+        task: TaskConfig = LIFT,
+        camera: Camera | None = None,
+        pictures: bool = False,
+        table_z_m: float = 0.0,
+    ) -> None:
         self.task = task
         self.twin = LockstepTwin(task.scene)
         self.arm = LoggedArm(self.twin.arm)
@@ -90,6 +99,7 @@ class Body:
             kinematics=self.kinematics,
             scene=self.twin,
             max_joint_speed=MAX_JOINT_SPEED,
+            clearance=Clearance(table_z_m),
         )
 
     def hand(self) -> np.ndarray:

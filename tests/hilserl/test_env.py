@@ -8,11 +8,14 @@ import pytest
 from hilserl.config import CropConfig
 from hilserl.env import STATE_NAMES, policy_image, state_vector
 from hilserl.types import check_action
-from robot.errors import CameraError, KinematicsError
+from robot.clearance import ROUNDING_M, Clearance
+from robot.errors import CameraError, KinematicsError, NoClearWay
+from robot.guard import Guard
 from robot.kinematics import Kinematics
 from robot.twin.lift import LiftConfig
 from robot.twin.operator import PERFECT, Demonstrator
 from robot.types import GRIPPER, WRIST_ROLL
+from tests.fakes.arm_geometry import ArmGeometry
 from tests.fakes.body import EMPTY_TABLE, LIFT, MAX_JOINT_SPEED, BlankCamera, Body, Tape, action, at
 
 LOW, HIGH = np.array(LIFT.workspace_min), np.array(LIFT.workspace_max)
@@ -22,10 +25,15 @@ LOWEST_M = 0.02
 """Fingers reach 0.5 mm below the hand, and more where it tilts: below this they would touch the table."""
 
 
+CLEAR_M = 0.001
+
+
 def reachable(kinematics: Kinematics, xyz: np.ndarray) -> bool:
+    """Inside the box, solved by the kinematics, and clear of the arm itself."""
     inside = (xyz >= LOW - 1e-9).all() and (xyz <= HIGH + 1e-9).all() and xyz[2] >= LOWEST_M
     q = kinematics.ik(kinematics.fk(kinematics.ik(xyz, NEUTRAL)).xyz_m, NEUTRAL) if inside else NEUTRAL
-    return bool(inside and np.linalg.norm(kinematics.fk(q).xyz_m - xyz) < 1e-3)
+    clear = Clearance().slack(q).min() > CLEAR_M
+    return bool(inside and clear and np.linalg.norm(kinematics.fk(q).xyz_m - xyz) < 1e-3)
 
 
 @pytest.mark.parametrize("x", [0.10, 0.15, 0.20, 0.25, 0.30, 0.35])
@@ -215,20 +223,51 @@ def test_the_policys_picture_is_the_crop_shrunk_by_area_with_its_colours_in_orde
 
 
 def test_the_arm_arrives_from_twenty_reachable_starts_and_from_any_opening():
-    body = Body(replace(LIFT, scene=EMPTY_TABLE))
-    rng, tried = np.random.default_rng(5), 0
-    limits = body.arm.limits
-    while tried < 20:
-        q = rng.uniform(limits.lower_rad, limits.upper_rad).astype(np.float32)
-        if body.kinematics.fk(q).xyz_m[2] < 0.03:
-            continue
-        tried += 1
-        body.twin.world.set_arm(q)
-        _, facts = body.env.reset(tried)  # raises where it does not arrive
-        target = body.env.reset_target(tried)
+    """Judged from measured joints; and on its way it comes too near to nothing, unless it begins there."""
+    body, clearance = Body(replace(LIFT, scene=EMPTY_TABLE)), Clearance()
+    for seed, start in enumerate(ArmGeometry().free_poses(5, 20)):
+        body.twin.world.set_arm(start)
+        body.arm.commands.clear()
+        _, facts = body.env.reset(seed)  # raises where it does not arrive
+        target = body.env.reset_target(seed)
         assert np.linalg.norm([facts[f"start_{axis}_m"] for axis in "xyz"] - target) < 0.003
         assert abs(body.env.state.q_rad[GRIPPER] - LIFT.reset_gripper) < 0.02
         assert np.abs(body.env.state.qd_rad_s).max() < 0.02  # it stands
+        slack = clearance.slack(np.array(body.arm.commands))
+        assert (slack >= np.minimum(clearance.slack(start), 0.0) - ROUNDING_M).all()
+
+
+def test_a_reset_without_a_clear_way_names_what_is_in_the_way_and_moves_nothing():
+    body = Body(at(LIFT, 0.25, 0.0, 0.08), table_z_m=0.12)
+    with pytest.raises(NoClearWay, match=r"the goal .* not clear: the fingers -4\d\.\d mm above the table"):
+        body.env.reset(0)
+    assert not body.arm.commands
+
+
+def test_whatever_is_asked_the_steps_stay_clear_of_table_and_arm():
+    """In a box that reaches into both: the guard refuses nothing, for nothing of the sort is sent."""
+    task = replace(LIFT, scene=EMPTY_TABLE, workspace_min=(0.05, -0.15, -0.03))
+    body, clearance = Body(task), Clearance()
+    guard = Guard(
+        body.arm,
+        body.twin.clock,
+        max_joint_speed_rad_s=MAX_JOINT_SPEED,
+        watchdog_s=10.0,
+        clearance=clearance,
+    )
+    body.env._arm = guard
+    rng, nearest = np.random.default_rng(2), np.full(2, np.inf)
+    for seed in range(10):
+        body.env.reset(seed)
+        body.arm.commands.clear()
+        for step in range(50):
+            if step % 12 == 0:
+                asked = np.sign(rng.uniform(-1, 1, 4) - (0.5, 0, 0.5, 0)).astype(np.float32)
+            body.play(asked)
+        nearest = np.minimum(nearest, clearance.slack(np.array(body.arm.commands)).min(axis=0))
+    guard.close()
+    assert (nearest > -ROUNDING_M).all()
+    assert (nearest < 0.003).all(), "it was never near to anything"
 
 
 def test_a_reset_that_is_obstructed_says_by_how_much_it_missed():
