@@ -1,0 +1,61 @@
+"""What a person must have been told of each kind of fault: words, as patterns over the program's lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+CABLE: Final = (
+    r"no valid answer|port failed|port was lost|arm's bus is back|the arm refuses|no such|is not there"
+)
+NOT_FOLLOWED: Final = r"it is blocked or does not follow|missed by|interpolate"
+WORDS: Final = {
+    "loss_1": rf"{CABLE}|{NOT_FOLLOWED}",
+    "loss_5": rf"{CABLE}|{NOT_FOLLOWED}",
+    "loss_20": rf"{CABLE}|{NOT_FOLLOWED}",
+    "late": rf"{CABLE}|{NOT_FOLLOWED}",
+    "corrupted": rf"{CABLE}|{NOT_FOLLOWED}|unknown status",
+    "silent": rf"{CABLE}|{NOT_FOLLOWED}",
+    "unplugged": rf"{CABLE}|{NOT_FOLLOWED}",
+    "overload": r"PAUSE: \w+: load",
+    "heat": r"PAUSE: \w+: temperature",
+    "voltage": r"PAUSE: \w+: voltage",
+    "tripped": r"overloaded|overheated|supply voltage out of range|current too high",
+    "supply": r"lost torque",
+    "frozen": r"identical pictures|s old, allowed",
+    "black": r"picture is flat",
+    "torn": r"torn",
+    "missing": r"s old, allowed|gave no picture|no picture of",
+    "learner_gone": r"lost the learner|no learner at",
+    "disk_full": r"disk full",
+    "pad": r"was unplugged: plug it in again|no gamepad fits",
+    "leader": r"is gone; plug it in again|cannot be used",
+    "kill": r"watchdog: .*ended without parking",
+    "kill_parking": r"watchdog: .*ended without parking",
+    "stopped": r"watchdog: .*was frozen for .* and was ended",
+    "kill_full": r"watchdog: .*ended without parking",
+    "learner_kill": r"lost the learner",
+}
+"""Kind -> what must be said when it had an effect."""
+ALWAYS: Final = ("overload", "heat", "voltage", "supply", "pad", "leader", "stopped", "learner_kill")
+"""Said whether or not an episode was cut short."""
+PARKED: Final = r"parked and released"
+LATER_S: Final = 4.0
+"""How long after a fault its words may come."""
+
+
+def told(kind: str, lines: Iterable[tuple[float, str]], begin_s: float, end_s: float) -> list[str]:
+    """The lines about this kind of fault that were said in [begin_s, end_s + LATER_S]."""
+    return [
+        line
+        for t_s, line in lines
+        if begin_s <= t_s <= end_s + LATER_S and re.search(WORDS[kind], line, re.IGNORECASE)
+    ]
+
+
+def untold(kind: str, said: list[str], *, effect: bool) -> str:
+    """What is missing in what a person was told; effect: an episode was cut short, or the program ended."""
+    if said or not (effect or kind in ALWAYS):
+        return ""
+    return f"nobody was told: no line like {WORDS[kind]!r}"
