@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from robot.calibration import load_calibration
+from robot.clearance import Clearance
 from robot.errors import BusError
 from robot.landing import Lander, Landing
 from robot.servo_link import ServoLink
-from robot.so101 import model_height
 from robot.timing import RealClock
 from robot.types import JOINT_NAMES
 from robot.watchdog_protocol import HEARD, READY, Beat, Emergency, WatchdogSettings, emergency_path
@@ -176,10 +176,10 @@ def main(settings: WatchdogSettings, pid: int) -> int:
     clock = RealClock()
     ids = {name: joint.id for name, joint in zip(JOINT_NAMES, calibration.joints, strict=True)}
     link = ServoLink(settings.port, ids, settings.bus_retries, clock)
-    height_m = model_height()
-    lander = Lander(link, calibration, clock, height_m, settings.max_joint_speed_rad_s)
-    height_m(calibration.limits.lower_rad)  # loaded now: in an emergency there is no time for it
-    os.write(1, READY)
+    clearance = Clearance(settings.table_z_m)
+    lander = Lander(link, calibration, clock, clearance, settings.max_joint_speed_rad_s)
+    with contextlib.suppress(OSError):  # a program that is gone by now leaves nothing to watch over
+        os.write(1, READY)
     reason = Watch(settings, pid, beats=0, answers=1).reason()
     return Rescue(settings, lander, pid).run(reason) if reason else DONE
 
