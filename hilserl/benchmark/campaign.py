@@ -92,7 +92,7 @@ def summary(played: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, An
     """Counts of all outcomes, by kind; "violated": the outcomes that were.
 
     unprovoked: episodes that ended early though nothing was injected. physics_lost_s: how far the simulated
-    time fell behind.
+    time fell behind; in_time: share of the time in which it did not, where speeds are judged.
     """
     outcomes = [outcome for one in played for outcome in one["outcomes"]]
     by_kind = {}
@@ -115,6 +115,7 @@ def summary(played: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, An
         "episodes": sum(one["episodes"] for one in played),
         "unprovoked": sum(one["unprovoked"] for one in played),
         "physics_lost_s": round(sum(one["lost_s"] for one in played), 1),
+        "in_time": round(sum(one["in_time"] for one in played) / max(1, len(played)), 3),
         "seconds": round(seconds, 1),
         "by_kind": by_kind,
         "violated": [o for o in outcomes if o["violations"]],

@@ -91,8 +91,7 @@ class Full(Lane):
         found += judge.into_table(trace) + judge.not_parked(trace)
         for t_s, words in found + self._data():
             self._accuse(t_s, words)
-        for outcome in self.outcomes:
-            outcome.arm = judge.did(trace.between(outcome.begin_s, outcome.end_s + 1.0))
+        self.describe(trace)
         self.unprovoked = 0
 
     def _data(self) -> judge.Found:

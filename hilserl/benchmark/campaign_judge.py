@@ -22,6 +22,9 @@ Span = tuple[float, float]
 WINDOW_S: Final = 0.1
 """Speeds are means over this time: a servo's own jerk is no motion."""
 SPEED_TOLERANCE: Final = 1.1
+IN_TIME_S, LATE_S, GAP_S = 0.4, 0.03, 0.05
+"""A speed counts where the physics kept real time for IN_TIME_S: at most LATE_S behind or ahead, and never
+standing still for GAP_S. After a stall of the machine goals leap for a simulated arm that do not for a real one."""
 BOX_TOLERANCE_M: Final = 0.02
 TABLE_TOLERANCE_M: Final = 0.005
 REST_TOLERANCE_RAD: Final = 0.25
@@ -55,7 +58,7 @@ class Trace:
 def speeds(trace: Trace) -> tuple[F64, F64]:
     """Mean speed (M, 6) [rad/s] over WINDOW_S, 0 where a joint was not energised throughout; times (M,) [s].
 
-    The longer of real and simulated time counts: a machine that stands still moves no arm faster.
+    The longer of real and simulated time counts. Moments at which the physics was not in time are left out.
     """
     count = len(trace.t_s)
     first = np.searchsorted(trace.t_s, trace.t_s - WINDOW_S, side="right") - 1
@@ -67,7 +70,16 @@ def speeds(trace: Trace) -> tuple[F64, F64]:
     speed = np.abs(trace.q_rad[last] - trace.q_rad[first]) / took_s[:, None]
     changes = np.concatenate([np.zeros((1, 6), int), np.cumsum(~trace.on, axis=0)])
     throughout = changes[last + 1] == changes[first]
-    return np.where(throughout, speed, 0.0), trace.t_s[last]
+    good = in_time(trace)[last]
+    return np.where(throughout, speed, 0.0)[good], trace.t_s[last][good]
+
+
+def in_time(trace: Trace) -> NDArray[np.bool_]:
+    """(N,): whether the physics kept real time for IN_TIME_S until then."""
+    first = np.maximum(np.searchsorted(trace.t_s, trace.t_s - IN_TIME_S, side="right") - 1, 0)
+    late = (trace.t_s - trace.t_s[first]) - (trace.sim_s - trace.sim_s[first])
+    stalls = np.concatenate([[0], np.cumsum(np.diff(trace.t_s) > GAP_S)])
+    return np.asarray((np.abs(late) <= LATE_S) & (stalls == stalls[first]))
 
 
 def too_fast(trace: Trace, limit_rad_s: float) -> Found:

@@ -89,6 +89,8 @@ class Lane:
 
     config_path = CONFIG
     lost_steps = episodes = unprovoked = 0
+    in_time = 0.0
+    """Share of the moments at which the physics kept real time, and speeds could be judged."""
 
     def __init__(self, name: str, seed: int, folder: Path, say: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,11 +169,17 @@ class Lane:
         wrong, self.lost_steps = judge_store(self.folder / "episodes", played, frame_wrong, trace)
         for t_s, words in found + wrong:
             self._accuse(t_s, words)
-        for outcome in self.outcomes:
-            outcome.arm = judge.did(trace.between(outcome.begin_s, outcome.end_s + 1.0))
+        self.describe(trace)
         self.unprovoked = sum(
             e.end in ("discarded", "fault") and not self._provoked(e.end_s) for e in played if e.end
         )
+
+    def describe(self, trace: judge.Trace) -> None:
+        """Say of each fault what the arm did until a second after it, or until the next."""
+        ends = [outcome.begin_s for outcome in self.outcomes[1:]] + [np.inf]
+        for outcome, next_s in zip(self.outcomes, ends, strict=True):
+            outcome.arm = judge.did(trace.between(outcome.begin_s, min(outcome.end_s + 1.0, next_s)))
+        self.in_time = float(judge.in_time(trace).mean())
 
     def _provoked(self, t_s: float) -> bool:
         return any(o.begin_s <= t_s <= o.end_s + 5.0 for o in self.outcomes)

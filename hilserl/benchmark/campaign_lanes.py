@@ -217,6 +217,7 @@ def main(job: dict[str, Any]) -> None:
         "episodes": lane.episodes,
         "unprovoked": lane.unprovoked,
         "lost_s": lane.stage.twin.lost_s,
+        "in_time": lane.in_time,
     }
     (folder / "outcomes.json").write_text(json.dumps(result, indent=1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 CABLE: Final = (
@@ -40,18 +40,30 @@ WORDS: Final = {
 """Kind -> what must be said when it had an effect."""
 ALWAYS: Final = ("overload", "heat", "voltage", "supply", "pad", "leader", "stopped", "learner_kill")
 """Said whether or not an episode was cut short."""
+STANDING: Final = {"overload": "load", "heat": "temperature", "voltage": "voltage"}
+"""Kinds that are told once, until the quantity is well again."""
 PARKED: Final = r"parked and released"
 LATER_S: Final = 4.0
 """How long after a fault its words may come."""
 
 
-def told(kind: str, lines: Iterable[tuple[float, str]], begin_s: float, end_s: float) -> list[str]:
-    """The lines about this kind of fault that were said in [begin_s, end_s + LATER_S]."""
-    return [
-        line
+def told(kind: str, lines: Sequence[tuple[float, str]], begin_s: float, end_s: float) -> list[str]:
+    """The lines about this kind of fault that were said in [begin_s, end_s + LATER_S].
+
+    A pause that stood already when the fault began is told, too: nobody is told twice.
+    """
+    said = [
+        (t_s, line)
         for t_s, line in lines
-        if begin_s <= t_s <= end_s + LATER_S and re.search(WORDS[kind], line, re.IGNORECASE)
+        if t_s <= end_s + LATER_S and re.search(WORDS[kind], line, re.IGNORECASE)
     ]
+    now = [line for t_s, line in said if t_s >= begin_s]
+    if now or kind not in STANDING or not said:
+        return now
+    since_s, standing = said[-1]
+    quantity = standing.removeprefix("PAUSE: ").partition(STANDING[kind])[0] + STANDING[kind]
+    over = any(since_s < t_s < begin_s and line.startswith(quantity) for t_s, line in lines)
+    return [] if over else [standing]
 
 
 def untold(kind: str, said: list[str], *, effect: bool) -> str:
