@@ -301,6 +301,16 @@ def test_a_servo_that_forgets_what_it_is_told_is_no_calibrated_arm(bench):
     assert bench.files() == before
 
 
+def test_a_servo_that_counts_its_offset_the_other_way_round_is_found(bench):
+    """Read back it is well; only what it shows tells."""
+    before = bench.files(), bench.eeprom()
+    servo = bench.bus.servos[1]
+    servo._offset = lambda: -decode_sign(servo.memory.get("Homing_Offset"), OFFSET_SIGN_BIT)
+    with pytest.raises(CalibrationError, match="joints show other counts than they must: shoulder_lift by"):
+        bench.calibrates()
+    assert (bench.files(), bench.eeprom()) == before
+
+
 def test_an_arm_that_holds_is_not_let_go(bench):
     bench.connected()._link.close()
     with pytest.raises(
