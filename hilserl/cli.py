@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import signal
 import sys
@@ -214,10 +215,14 @@ def _diff(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _status(args: argparse.Namespace, overrides: list[str]) -> int:
     from hilserl.config_loading import load_config
-    from hilserl.run_status import status_lines
+    from hilserl.run_status import status_json, status_lines
 
-    for line in status_lines(load_config(args.config_path, overrides)):
-        print(line)
+    config = load_config(args.config_path, overrides)
+    if args.json:
+        say(json.dumps(status_json(config, args.config_path, overrides)))
+        return 0
+    for line in status_lines(config, args.config_path, overrides):
+        say(line)
     return 0
 
 

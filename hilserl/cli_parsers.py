@@ -39,9 +39,7 @@ def parser_of(
     _add_pretrain(commands, run["pretrain-encoder"])
     _add_import(commands, run["import-dataset"])
     _add_record(commands, run["record"])
-    add_command(
-        commands, "status", run["status"], "how the running learner is, and what the run folder holds"
-    )
+    _add_status(commands, run["status"])
     _add_control(commands, run["control"])
     _add_rollback(commands, run["rollback"])
     for add in more:
@@ -140,6 +138,12 @@ def _add_record(commands: Commands, run: Command) -> None:
         metavar="DIR",
         help="the dataset: a new folder, or with --resume=true one to go on with (default: a new name)",
     )
+
+
+def _add_status(commands: Commands, run: Command) -> None:
+    text = "what exists for a configuration, what of it is valid, how the learner is, and what to do next"
+    parser = add_command(commands, "status", run, text)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def _add_control(commands: Commands, run: Command) -> None:

@@ -180,7 +180,7 @@ def run_inference(config: Config, args: InferenceArgs) -> Summary:
         else Path(config.output_dir) / config.job_name / "inference" / stamp
     )
     settings: dict[str, Any] = {
-        "checkpoint": str(args.checkpoint),
+        "checkpoint": str(Path(args.checkpoint).resolve()),  # `last` and `best` will lead elsewhere
         "deterministic": not args.stochastic,
         "temperature": args.temperature if args.stochastic else 0.0,
         "task": config.task.name,

@@ -1,25 +1,96 @@
-"""What `hilserl status` says: how the running learner is, and what its run folder holds."""
+"""What `hilserl status` says: the running learner, its run folder, what else there is, what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hilserl.checkpoint import BEST, LAST, available
 from hilserl.config import Config
 from hilserl.episode import scan_episodes
+from hilserl.inventory import Inventory, job_folder, take_inventory
+from hilserl.next_step import Advisor
 from hilserl.rollback import PENDING, listed, read_rollbacks
 from hilserl.rundir import CONFIG_FILE
+from hilserl.task_record import task_hash
 from hilserl.wire import LearnerStatus, LearnerUnreachable, learner_status
 
 
-def status_lines(config: Config) -> Iterator[str]:
-    """Lines for a person. The folder is described where it is on this machine; neither needs the other."""
+def status_lines(config: Config, path: str, overrides: Sequence[str] = ()) -> Iterator[str]:
+    """Lines for a person. The folder is described where it is on this machine; neither needs the other.
+
+    path: of the configuration's file; overrides: as given. Both are in the command that comes next.
+    """
+    learner, away = _learner(config)
+    if learner is None:
+        yield f"no learner runs there: {away}"
+    else:
+        yield from running_lines(learner, config.policy.utd_ratio)
+    yield from folder_lines(job_folder(config))
+    found = take_inventory(config)
+    yield from inventory_lines(found)
+    step = Advisor(config, found, learner, path, overrides).advise()
+    yield f"next: {step.why}:\n  {step.command}"
+
+
+def status_json(config: Config, path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The same as plain values."""
+    learner, away = _learner(config)
+    found = take_inventory(config)
+    step = Advisor(config, found, learner, path, overrides).advise()
+    told: dict[str, Any] = {
+        "config": path,
+        "task": config.task.name,
+        "task_hash": task_hash(config.task),
+        "learner": {"running": learner is not None, "away": away},
+        "arm": None if found.arm is None else asdict(found.arm),
+        "data": [asdict(one) | {"path": str(one.path), "fits": not one.faults} for one in found.data],
+        "classifiers": [
+            asdict(one) | {"path": str(one.path), "usable": not one.faults} for one in found.classifiers
+        ],
+        "preflight": {
+            "made": found.preflight.made,
+            "line": found.preflight.line,
+            "red": [one.check for one in found.preflight.red],
+        },
+        "run": asdict(found.run),
+        "next": {"why": step.why, "command": step.command},
+    }
+    if learner is not None:
+        told["learner"] |= asdict(learner)
+    return told
+
+
+def _learner(config: Config) -> tuple[LearnerStatus | None, str]:
     try:
-        yield from running_lines(learner_status(config.service), config.policy.utd_ratio)
+        return learner_status(config.service), ""
     except LearnerUnreachable as error:
-        yield f"no learner runs there: {error}"
-    yield from folder_lines(Path(config.output_dir) / config.job_name)
+        return None, str(error)
+
+
+def inventory_lines(found: Inventory) -> Iterator[str]:
+    """What there is, and whether it is valid."""
+    if (arm := found.arm) is not None:
+        told = f"calibration {arm.calibration or 'none'}, {arm.versions} earlier ones kept"
+        yield f"arm: {told}; {arm.touch or 'no touch test of it'}"
+        yield from (f"  NOT VALID: {fault}" for fault in arm.faults)
+    for data in found.data:
+        use = data.role or "of no known role"
+        named = "" if data.used else ", not named in the configuration"
+        yield f"data {data.path}: {use}{named}, {data.episodes} episodes, {data.labelled} labelled"
+        yield from (f"  DOES NOT FIT: {fault}" for fault in data.faults)
+    if not found.data:
+        yield "data: none"
+    for classifier in found.classifiers:
+        named = "" if classifier.used else ", not named in the configuration"
+        state = "" if classifier.faults else ", trusted"
+        yield f"classifier {classifier.path}{named}{state}, trained on {classifier.episodes} episodes"
+        yield from (f"  MUST NOT JUDGE: {fault}" for fault in classifier.faults)
+    yield f"pre-flight: {found.preflight.line}"
+    if found.run.evaluated:
+        yield f"judged without help: {', '.join(found.run.evaluated)}"
 
 
 def running_lines(status: LearnerStatus, utd_ratio: int) -> Iterator[str]:
