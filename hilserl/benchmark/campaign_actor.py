@@ -180,11 +180,12 @@ def act(config: Config, stop: Stop) -> None:
 
 def main(config: Config) -> int:
     """Wait for "go", then act; returns the exit status."""
-    hand = PadHand() if config.teleop.type == "gamepad" else None
+    teleop = config.teleop
+    hand = PadHand() if "gamepad" in (teleop.type, teleop.buttons) else None
     tell("ready")
     if sys.stdin.readline().strip() != "go":
         return 0
-    if hand is not None:
+    if hand is not None and teleop.type == "gamepad":
         hand.start()
         threading.Thread(target=_obey, args=(hand,), daemon=True).start()
     try:

@@ -24,7 +24,7 @@ WINDOW_S: Final = 0.1
 SPEED_TOLERANCE: Final = 1.1
 IN_TIME_S, LATE_S, GAP_S = 0.4, 0.03, 0.05
 """A speed counts where the physics kept real time for IN_TIME_S: at most LATE_S behind or ahead, and never
-standing still for GAP_S. After a stall of the machine goals leap for a simulated arm that do not for a real one."""
+standing still for GAP_S. After a stall of the machine goals leap for a simulated arm only."""
 BOX_TOLERANCE_M: Final = 0.02
 TABLE_TOLERANCE_M: Final = 0.005
 REST_TOLERANCE_RAD: Final = 0.25

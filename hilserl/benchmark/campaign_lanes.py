@@ -141,7 +141,7 @@ class Leader(Pad):
             f"--teleop.port={leader.cable.port}",
             "--teleop.id=leader",
             f"--teleop.calibration_dir={self.folder / 'calibration'}",
-            "--teleop.buttons=none",
+            "--teleop.buttons=gamepad",
         ]
 
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
