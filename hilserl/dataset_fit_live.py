@@ -54,6 +54,8 @@ START_M = 0.005
 """Field report, row 21. Resets of the twin differ by less than 1 mm."""
 RESETS = 12
 """Of the twin; a real arm makes one."""
+SHOWN_PX = 256
+"""Height to which small pictures are enlarged for people."""
 SEED = 70_000_000
 EPISODES = 24
 """Archived episodes that are looked at: more tell hardly more."""
@@ -247,5 +249,7 @@ def _camera(camera: str, old: Sequence[U8], new: Sequence[U8]) -> Finding:
 
 
 def _side_by_side(old: Sequence[U8], new: Sequence[U8]) -> Picture:
-    both = np.concatenate([np.median(pictures, axis=0).astype(np.uint8) for pictures in (old, new)], axis=1)
-    return Picture("the set's usual first picture, and that of now", png(both))
+    usual = [np.median(pictures, axis=0).astype(np.uint8) for pictures in (old, new)]
+    times = max(1, SHOWN_PX // len(usual[0]))
+    both = np.concatenate([one.repeat(times, axis=0).repeat(times, axis=1) for one in usual], axis=1)
+    return Picture("left: the set's usual first picture; right: that of now", png(both))

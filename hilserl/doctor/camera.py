@@ -21,6 +21,7 @@ from robot.camera import CameraOptions, Source
 from robot.camera_sources import DEVICE_FPS
 from robot.devices import ID, camera_devices, resolve_camera
 from robot.errors import CameraError, DeviceError
+from robot.tearing import TearWatch
 from robot.timing import RealClock
 from robot.types import U8, Clock
 
@@ -132,11 +133,11 @@ def stream(context: Context) -> list[Finding]:
     found: list[Finding] = []
     for name, camera in config.cameras.items():
         if context.twin:
-            found += look_at(name, moving(context, name)[1], config.task, camera, still=False)
+            found += look_at(name, moving(context, name)[1], config.task, camera)
             continue
         source = camera_source(name, camera, (config.task.camera_width, config.task.camera_height))
         seen = watch(source, RealClock(), WATCH_S, START_S)
-        found += look_at(name, seen, config.task, camera, still=camera.type == "zmq")
+        found += look_at(name, seen, config.task, camera)
     return found
 
 
@@ -187,21 +188,21 @@ def moving(context: Context, name: str) -> tuple[Watched, Watched]:
     return both[0], both[1]
 
 
-def look_at(
-    name: str, seen: Watched, task: TaskConfig, camera: CameraConfig, *, still: bool
-) -> Iterator[Finding]:
-    """Findings on what camera `name` gave. still: identical pictures are right while nothing moves."""
+def look_at(name: str, seen: Watched, task: TaskConfig, camera: CameraConfig) -> Iterator[Finding]:
+    """Findings on what camera `name` gave."""
     if not seen.pictures:
         value = "; ".join(dict.fromkeys(seen.faults)) or "no picture came"
         yield judged(f"{name}_opens", False, value, "pictures come", "plug it in again; end other programs")
         return
-    damage = "; ".join(dict.fromkeys(seen.faults))
+    tears = TearWatch()
+    lines = sum(tears.update(*one) for one in zip(seen.pictures, seen.stamps_s, strict=True))
+    damage = "".join(f"; {one}" for one in dict.fromkeys(seen.faults))
     yield judged(
         f"{name}_torn",
-        not seen.faults,
-        f"{len(seen.faults)} of {len(seen.faults) + len(seen.pictures)} pictures"
-        + f": {damage}" * bool(damage),
-        "none damaged or missing",
+        not seen.faults and not lines,
+        f"of {len(seen.faults) + len(seen.pictures)} pictures {len(seen.faults)} came damaged or not at all, "
+        f"{lines} lack a line{damage}",
+        "none",
         "each costs an episode: another cable or USB port, a smaller picture, a nearer server",
     )
     sizes = sorted({f"{one.shape[1]}x{one.shape[0]}" for one in seen.pictures})
@@ -218,7 +219,7 @@ def look_at(
     advice = "covered, dark, or not delivering: take the cap off, switch the lamp on, plug it in again"
     value = f"grey levels deviate by {contrast:.1f} of 255"
     yield judged(f"{name}_flat", contrast >= FLAT_STD, value, f"at least {FLAT_STD:g}", advice)
-    yield _stuck(name, seen.pictures, still)
+    yield _stuck(name, seen.pictures)
 
 
 def _rate(name: str, seen: Watched, task: TaskConfig, camera: CameraConfig) -> Finding:
@@ -235,15 +236,12 @@ def _rate(name: str, seen: Watched, task: TaskConfig, camera: CameraConfig) -> F
     )
 
 
-def _stuck(name: str, pictures: Sequence[U8], still: bool) -> Finding:
+def _stuck(name: str, pictures: Sequence[U8]) -> Finding:
     """Longest run of identical pictures."""
     run = longest = 1
     for one, other in zip(pictures, pictures[1:], strict=False):
         run = run + 1 if np.array_equal(one, other) else 1
         longest = max(longest, run)
-    if still:
-        value = f"{longest} identical in a row; this stream may repeat a still scene, so motion must tell"
-        return Finding(f"{name}_stuck", Status.SKIPPED, value)
     good = longest < min(STUCK_FRAMES, max(2, len(pictures)))
     advice = "a sensor's pictures are never the same twice: plug the camera in again"
     value = f"at most {longest} identical in a row, of {len(pictures)}"

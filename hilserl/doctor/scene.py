@@ -45,7 +45,8 @@ PLACES = 9
 STARTS = 40
 SEEN_SHARE = 0.99
 """Of the places, over random starts: what is left may be found by moving."""
-ENLARGED = 3
+SHOWN_PX = 200
+"""Height of pictures that lie side by side on the page."""
 LINE = (255, 160, 0)
 _INK, _AREA, _SEEN = "#1c2430", "#c0392b", "#1a7f4b"
 
@@ -100,8 +101,10 @@ def view(context: Context) -> list[Finding]:
                 f"at least {FLAT_STD:g}",
                 f"the crop shows nothing: correct task.crop_params_dict.{name}",
                 pictures=(
-                    Picture("what the camera sees; framed: the crop", png(_framed(natives[0], part))),
-                    Picture("what the policy gets, enlarged", png(_enlarged(image))),
+                    Picture(
+                        "what the camera sees; framed: the crop", png(_scaled(_framed(natives[0], part)))
+                    ),
+                    Picture("what the policy gets", png(_scaled(image))),
                 ),
             )
         )
@@ -115,8 +118,11 @@ def _framed(native: U8, part: CropConfig) -> U8:
     return shown
 
 
-def _enlarged(image: U8) -> U8:
-    return np.asarray(image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1), np.uint8)
+def _scaled(picture: U8) -> U8:
+    height, width = picture.shape[:2]
+    size = (round(width * SHOWN_PX / height), SHOWN_PX)
+    way = cv2.INTER_AREA if height > SHOWN_PX else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
 
 
 def footprint(context: Context) -> list[Finding]:
@@ -183,7 +189,7 @@ def _border(part: CropConfig) -> F64:
 
 def _map(task: TaskConfig, part: CropConfig, nominal: Pinhole, others: list[Pinhole]) -> bytes:
     """PNG of the table seen from above, the arm at the bottom, x away from it, y to its left."""
-    figure = Figure(figsize=(6.4, 4.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
 
@@ -211,7 +217,7 @@ def _map(task: TaskConfig, part: CropConfig, nominal: Pinhole, others: list[Pinh
     axes.set_aspect("equal")
     axes.set_xlabel("y [m]")
     axes.set_ylabel("x [m]")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     file = io.BytesIO()
