@@ -28,6 +28,8 @@ from hilserl.sac_agent import SacAgent
 from hilserl.types import Obs, Spec
 
 Arrays = dict[str, NDArray[Any]]
+GOLDEN_OFFSET = 0.05
+"""How far the golden state is from the mean in every component [rad, rad/s, m]."""
 _ACTING = "net."
 """Tensors of the learner whose names start so are the acting policy's; ENCODER: an encoder's that learns."""
 
@@ -129,7 +131,8 @@ class CheckpointSaver:
 
     def _golden(self, mean: NDArray[Any]) -> tuple[Arrays, Arrays]:
         """An input and the loaded policy's answer to it, by which a rebuilt policy is recognised."""
-        obs = golden_observation(self._spec, mean)
+        # Not the mean itself: there any spread, however wrong, gives zeros.
+        obs = golden_observation(self._spec, mean + GOLDEN_OFFSET)
         self._player.reset()
         inputs = {f"image.{name}": image for name, image in obs.images.items()} | {"state": obs.state}
         return inputs, {"action": self._player.act(obs)}
@@ -159,8 +162,8 @@ def encoder_arrays(encoder: FeatureEncoder) -> Arrays:
     return {name: tensor.cpu().contiguous().numpy() for name, tensor in encoder.module.state_dict().items()}
 
 
-def golden_observation(spec: Spec, mean: NDArray[Any]) -> Obs:
-    """One fixed observation: noise pictures and the mean state."""
+def golden_observation(spec: Spec, state: NDArray[Any]) -> Obs:
+    """One fixed observation: noise pictures, and the given state."""
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, spec.image_shape, dtype=np.uint8) for name in spec.cameras}
-    return Obs(images, mean.astype(np.float32))
+    return Obs(images, state.astype(np.float32))
