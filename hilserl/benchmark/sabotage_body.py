@@ -9,10 +9,10 @@ import numpy as np
 
 from hilserl.benchmark.sabotage import Mistake
 from hilserl.benchmark.sabotage_setup import Setup
-from hilserl.benchmark.sabotage_trials import BODY, doctor
+from hilserl.benchmark.sabotage_trials import BODY, doctor, room
 from hilserl.types import Obs
-from robot.twin.lockstep import LockstepArm, LockstepCamera
-from robot.types import F32, JOINT_NAMES, Frame
+from robot.twin.lockstep import LockstepArm
+from robot.types import F32, JOINT_NAMES
 
 if TYPE_CHECKING:
     from hilserl.body import Body
@@ -43,12 +43,12 @@ class _Flipped(LockstepArm):
 
 
 class _Loose(LockstepArm):
-    """An elbow whose horn slips: it goes half the way."""
+    """An elbow whose horn slips: it goes half the way from its middle."""
 
     def command(self, q_rad: F32) -> None:
-        """Half way between where it is and where it should be."""
+        """Half of it."""
         other = q_rad.copy()
-        other[ELBOW] = (q_rad[ELBOW] + self.read().q_rad[ELBOW]) / 2
+        other[ELBOW] = q_rad[ELBOW] / 2
         super().command(other)
 
 
@@ -82,27 +82,6 @@ class _Creeping(LockstepArm):
         other = q_rad.copy()
         other[LIFT] += np.float32(self._fallen)
         super().command(np.clip(other, self.limits.lower_rad, self.limits.upper_rad))
-
-
-class _Stuck(LockstepCamera):
-    """A camera that shows its first picture for ever."""
-
-    _first: Frame | None = None
-
-    def latest(self) -> Frame:
-        """The first picture, as if it were of now."""
-        now = super().latest()
-        self._first = self._first or now
-        return Frame(self._first.rgb, now.stamp_s, now.index)
-
-
-def room(name: str, part: type) -> Callable[[Setup], None]:
-    """Another arm, or another camera."""
-
-    def plant(setup: Setup) -> None:
-        setup.room = {name: part}
-
-    return plant
 
 
 def driven(command: Callable[[Body], object]) -> Callable[[Setup], None]:
@@ -145,7 +124,7 @@ def _floats(body: Body) -> None:
 
 
 def _moved(name: str, row: str, part: type, check: str, word: str, catcher: str = "") -> Mistake:
-    plant = room("LockstepArm", part)
+    plant = room("robot.twin.lockstep.LockstepArm", part)
     return Mistake(name, row, plant, doctor(check), catcher or check, word, quick=False)
 
 
@@ -160,11 +139,7 @@ MISTAKES = (
     _moved("wrist_flipped", "E 63", _Flipped, "joint_motion", "wrist_flex"),
     _moved("elbow_slips", "A 1", _Loose, "joint_motion", "elbow_flex"),
     _moved("reset_3_cm_low", "B 18, B 21", _Sagging, "reset_repeatability", "mm"),
-    _moved("dead_band_swallows_steps", "A 8, P H3", _Sticky, "unit_actions", "moved"),
+    _moved("dead_band_swallows_moves", "A 8, B 18", _Sticky, "reset_repeatability", "missed by"),
     _moved("arm_creeps_down", "B 17", _Creeping, "zero_action_drift", "mm"),
-    Mistake(
-        "camera_stuck_before_the_policy", "H 93, N 124", room("LockstepCamera", _Stuck),
-        doctor("policy_inputs"), "picture_matters", "swapping it changes the action by", quick=False,
-    ),
 )  # fmt: skip
 """Of the arm, and of those who drive it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hilserl.benchmark import (
     sabotage_body,
+    sabotage_camera,
     sabotage_config,
     sabotage_demos,
     sabotage_models,
@@ -19,4 +20,5 @@ MISTAKES: tuple[Mistake, ...] = (
     *sabotage_recorded.MISTAKES,
     *sabotage_models.MISTAKES,
     *sabotage_body.MISTAKES,
+    *sabotage_camera.MISTAKES,
 )

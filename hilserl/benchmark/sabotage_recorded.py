@@ -203,7 +203,9 @@ MISTAKES = (
     _fits("set_with_another_reset", "B 20", record(reset_xyz=[0.2, 0.0, 0.12]), "reset_pose", "0.12"),
     _fits("set_at_another_scale", "A 8", record(action_scale=0.1), "scale", "0.1"),
     _taken("set_of_zero_actions", "A 13", hands(np.zeros_like), "constant"),
-    _taken("set_moved_by_two_rows", "A 15", rows(ACTION, lambda a: np.roll(a, 2, axis=0)), "episode"),
+    _taken(
+        "set_moved_by_two_rows", "A 15", rows(ACTION, lambda a: np.roll(a, 2, axis=0)), "before its cause"
+    ),
     _taken("set_at_half_the_scale", "A 7", hands(lambda hand: hand / 2), "episode"),
     _taken("set_with_axes_turned", "N 122", hands(lambda hand: hand[:, [1, 0, 2]]), "episode"),
     _taken("set_with_gripper_turned_about", "A 3", thumbs(np.negative), "gripper"),

@@ -1,71 +1,21 @@
-"""Mistakes at the wire: six simulated servos on a pseudo-terminal, looked at by the pre-flight. No torque."""
+"""Mistakes at the servo bus, and in the configuration of the arm behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
-from hilserl.benchmark.sabotage import Mistake, Trial
-from hilserl.benchmark.sabotage_setup import ARM, Setup, edit_json
-from hilserl.benchmark.sabotage_trials import WIRE_CONFIG, checked
-from hilserl.config import Config
-from hilserl.config_loading import load_config
-from hilserl.doctor.findings import Finding
+import numpy as np
+
+from hilserl.benchmark.sabotage import Mistake
+from hilserl.benchmark.sabotage_bus import BOTH, PORTS, servos, touch
+from hilserl.benchmark.sabotage_setup import ARM, LEADER, Setup, edit_json
+from hilserl.benchmark.sabotage_trials import WIRE_CONFIG
 from robot.calibration import Calibration, calibration_id, load_calibration, save_calibration
-from robot.twin.bus_port import BusPort
 from robot.twin.faults import Faults, Status
 from robot.twin.servo_bus import ServoBus
-from robot.twin.world_body import store_calibration, twin_calibration
+from robot.twin.world_body import store_calibration
 from robot.types import JOINT_NAMES
-
-
-class Still:
-    """A ServoBody whose joints stand where a person left them."""
-
-    def set_goal_rad(self, joint: int, rad: float | None) -> None:
-        """Nothing is driven: a looking pre-flight switches no torque on."""
-        if rad is not None:
-            raise RuntimeError(f"joint {joint} was driven to {rad} rad by a check that must only look")
-
-    def position_rad(self, joint: int) -> float:
-        """The middle of every joint."""
-        return 0.0
-
-    def velocity_rad_s(self, joint: int) -> float:
-        """It stands still."""
-        return 0.0
-
-    def torque_nm(self, joint: int) -> float:
-        """Nothing pulls."""
-        return 0.0
-
-
-@contextmanager
-def plugged(setup: Setup) -> Iterator[Config]:
-    """The servo arm of a set-up, calibrated as every new twin is, on a port; gives its configuration."""
-    faults = Faults()
-    bus = ServoBus(Still(), faults)
-    store_calibration(bus, twin_calibration())
-    setup.servos(bus, faults)
-    port = BusPort(bus, faults)
-    port.plug()
-    try:
-        yield setup.wire_config(port.port)
-    finally:
-        port.close()
-
-
-@cache
-def servos(*names: str) -> Trial:
-    """These checks of the pre-flight on the servo bus."""
-
-    def run(setup: Setup) -> list[Finding]:
-        with plugged(setup) as config:
-            return checked(config, setup, names)
-
-    return Trial(f"doctor at the wire ({', '.join(names)})", run)
 
 
 def register(joint: str, name: str, value: int) -> Callable[[Setup], None]:
@@ -122,8 +72,8 @@ def _of_the_task(setup: Setup) -> None:
     recalibrated("elbow_flex", 1000, 3096, told=True)(setup)
 
 
-def _in_calibration(joint: str, key: str, value: int) -> Callable[[Setup], None]:
-    return lambda setup: edit_json(setup.calibration / f"{ARM}.json", {joint: {key: value}})
+def _in_calibration(joint: str, values: dict[str, int], arm: str = ARM) -> Callable[[Setup], None]:
+    return lambda setup: edit_json(setup.calibration / f"{arm}.json", {joint: values})
 
 
 def _no_calibration(setup: Setup) -> None:
@@ -133,13 +83,6 @@ def _no_calibration(setup: Setup) -> None:
 def _leaders_calibration(setup: Setup) -> None:
     teleop = {"type": "leader", "port": "/dev/ttyACM1", "id": ARM, "calibration_dir": str(setup.calibration)}
     edit_json(setup.wire_file, {"teleop": teleop})
-
-
-def _ports(setup: Setup) -> list[Finding]:
-    return checked(load_config(setup.wire_file), setup, ("ports",))
-
-
-PORTS = Trial("doctor at the wire (ports)", _ports)
 
 
 def in_wire(changes: dict[str, object]) -> Callable[[Setup], None]:
@@ -214,12 +157,29 @@ MISTAKES = (
         servos("servo_calibration"), "servo_calibration", "no calibration for arm",
     ),
     Mistake(
-        "joint_inverted_in_software", "E 63", _in_calibration("wrist_flex", "drive_mode", 1),
+        "joint_inverted_in_software", "E 63", _in_calibration("wrist_flex", {"drive_mode": 1}),
         servos("servo_calibration"), "servo_calibration", "drive_mode is 1",
     ),
     Mistake(
         "gripper_range_of_a_leader", "E 62", recalibrated("gripper", 1900, 2400, told=True),
         servos("calibration_spans"), "calibration_spans", "gripper spans 500",
+    ),
+    Mistake(
+        "wrist_horn_30_degrees_off", "E 62, A 10", lambda setup: setattr(setup, "leader_rad", 0.52),
+        BOTH, "leader_agreement", "wrist_roll +",
+    ),
+    Mistake(
+        "leader_wrist_over_half_a_turn", "E 62",
+        _in_calibration("wrist_roll", {"range_min": 984, "range_max": 3113}, LEADER),
+        BOTH, "leader_spans", "wrist_roll",
+    ),
+    Mistake(
+        "arms_swapped_after_a_reboot", "D 54", lambda setup: setattr(setup, "adapter", LEADER),
+        servos("arm_binding"), "arm_binding", "was calibrated behind 'arm'",
+    ),
+    Mistake(
+        "fingertip_3_cm_off", "B 31, E 64", touch(np.array([0.0, 0.0, 0.03])),
+        servos("touch_residual"), "touch_residual", "30 mm",
     ),
     Mistake(
         "port_of_another_day", "D 54", in_wire({"robot": {"port": "/dev/ttyACM7"}}),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 Say = Callable[[str], None]
 
-ARM = "arm"
+ARM, LEADER = "arm", "leader"
 CLASSIFIER = "classifier"
 
 
@@ -41,14 +41,17 @@ def _nothing(*_: object) -> None:
 class Setup:
     """One set-up. base: the lock-step configuration it stands on; wire_base: that of an arm on a bus.
 
-    What cannot stand in a file stands here: room: {name in robot.twin.lockstep: what takes its place};
-    servos: what is done to the servos before they are looked at; command: what somebody does with the body.
+    What cannot stand in a file stands here. room: {dotted name: what takes its place}. servos: what is done
+    to the servos before they are looked at. adapter: serial number of the follower's port. leader_rad: how
+    far a leader's wrist is turned against the follower's. command: what somebody does with the body.
     """
 
     folder: Path
     base: Path
     wire_base: Path
-    room: dict[str, type] = field(default_factory=dict)
+    room: dict[str, object] = field(default_factory=dict)
+    adapter: str = ARM
+    leader_rad: float = 0.0
     servos: Callable[[ServoBus, Faults], None] = _nothing
     command: Callable[[Body], None] = _nothing
 
@@ -138,15 +141,14 @@ def edit_json(path: Path, changes: Tree) -> None:
 def build_setup(folder: Path, base: Path, wire_base: Path, parts: Parts, say: Say) -> Setup:
     """A healthy set-up in `folder`, anew. parts: how much of it."""
     from hilserl.benchmark.reward import recorded, trained
+    from hilserl.benchmark.sabotage_bus import calibrate
     from hilserl.demo import record_demonstrations
-    from robot.calibration import save_calibration
-    from robot.twin.world_body import twin_calibration
 
     setup = Setup(folder, base, wire_base)
     setup.write_configs()
     config = setup.config()
     record_demonstrations(config, setup.demos, parts.demos)
-    save_calibration(twin_calibration(), setup.calibration, ARM)
+    calibrate(setup)
     recorded(config, setup.recording, parts.recorded, _nothing)
     if parts.trained:
         say("training the classifier and the policy of the healthy set-up ...")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from pkgutil import resolve_name
 
 import numpy as np
 
@@ -25,13 +26,13 @@ def _quiet(_: object) -> None:
     """Nothing is said."""
 
 
-def checked(config: Config, setup: Setup, names: tuple[str, ...]) -> list[Finding]:
-    """The findings of these checks of the pre-flight. Nobody allows a real arm to move."""
+def checked(config: Config, setup: Setup, names: tuple[str, ...], *, agreed: bool = False) -> list[Finding]:
+    """The findings of these checks of the pre-flight. agreed: what a person says when he is asked."""
     chosen = [check for check in CHECKS if check.name in names]
     unknown = set(names) - {check.name for check in chosen}
     if unknown:
         raise ValueError(f"the pre-flight has no check {', '.join(sorted(unknown))}")
-    with Context(config, setup.folder, _quiet, lambda _: False) as context:
+    with Context(config, setup.folder, _quiet, lambda _: agreed) as context:
         return list(run_checks(context, chosen, _quiet).findings)
 
 
@@ -46,19 +47,46 @@ def doctor(*names: str) -> Trial:
     return Trial(f"doctor ({', '.join(names)})", run)
 
 
+def room(name: str, part: object) -> Callable[[Setup], None]:
+    """A plant: another part in the place called `name` (dotted)."""
+
+    def plant(setup: Setup) -> None:
+        setup.room = {name: part}
+
+    return plant
+
+
 @contextmanager
 def room_of(setup: Setup) -> Iterator[None]:
-    """The lock-step twin with the parts of `setup.room` in place of its own."""
-    from robot.twin import lockstep
-
-    before = {name: getattr(lockstep, name) for name in setup.room}
-    try:
+    """Everything that `setup.room` names, with what it has in its place."""
+    with ExitStack() as stack:
         for name, part in setup.room.items():
-            setattr(lockstep, name, part)
+            owner, _, attribute = name.rpartition(".")
+            stack.enter_context(replaced(resolve_name(owner), attribute, part))
+        yield
+
+
+@contextmanager
+def replaced(owner: object, attribute: str, part: object) -> Iterator[None]:
+    """Another part in one place, for a while."""
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, part)
+    try:
         yield
     finally:
-        for name, part in before.items():
-            setattr(lockstep, name, part)
+        setattr(owner, attribute, before)
+
+
+@cache
+def judged_doctor(*names: str) -> Trial:
+    """These checks where the classifier judges success."""
+    from hilserl.benchmark.reward import with_judge
+
+    def run(setup: Setup) -> list[Finding]:
+        with room_of(setup):
+            return checked(with_judge(setup.config(), "classifier", setup.model), setup, names)
+
+    return Trial(f"doctor ({', '.join(names)}; a classifier judges)", run)
 
 
 def _loaded(setup: Setup) -> list[Finding]:
