@@ -13,6 +13,7 @@ from hilserl.controls import build_device, leader_torque
 from hilserl.env import Env
 from hilserl.reward import ButtonReward, OracleReward
 from hilserl.rollout import Reward
+from robot.clearance import Clearance
 from robot.errors import RobotError
 from robot.kinematics import Kinematics, working_limits
 from robot.pinhole import Pinhole
@@ -160,8 +161,13 @@ def _twin_body(
     twin = LockstepTwin(task.scene, task.camera_width, task.camera_height)
     stack.callback(twin.close)
     reward = judge or build_reward(config, twin.lifted)
+    clearance = Clearance(robot.table_z)
     arm = Guard(
-        twin.arm, twin.clock, max_joint_speed_rad_s=robot.max_joint_speed, watchdog_s=robot.watchdog_s
+        twin.arm,
+        twin.clock,
+        max_joint_speed_rad_s=robot.max_joint_speed,
+        watchdog_s=robot.watchdog_s,
+        clearance=clearance,
     )
     stack.callback(arm.close)
     teleop: Teleop
@@ -187,6 +193,7 @@ def _twin_body(
         kinematics=Kinematics(working_limits(arm.limits)),
         scene=scene,
         max_joint_speed=robot.max_joint_speed,
+        clearance=clearance,
     )
     return Body(
         env,
@@ -212,6 +219,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
     from robot.watchdog_protocol import WatchdogSettings, show_emergency
 
     task, robot, clock = config.task, config.robot, RealClock()
+    clearance = Clearance(robot.table_z)
     reward = judge or build_reward(config, None)
     calibration = load_calibration(Path(robot.calibration_dir), robot.id, robot.port)
     check_calibration_id(calibration, task.calibration_id)
@@ -229,6 +237,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
                 robot.max_joint_speed,
                 robot.bus_retries,
                 robot.park_after_s,
+                table_z_m=robot.table_z,
             ),
             message,
         )
@@ -245,6 +254,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
         robot.calibration_dir,
         clock,
         robot.bus_retries,
+        clearance=clearance,
         health=robot.health,
         max_joint_speed_rad_s=robot.max_joint_speed,
         say=message,
@@ -259,6 +269,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
         clock,
         max_joint_speed_rad_s=robot.max_joint_speed,
         watchdog_s=robot.watchdog_s,
+        clearance=clearance,
         unwell=lambda: servos.unwell,
     )
     stack.callback(arm.close)
@@ -272,6 +283,7 @@ def _real_body(config: Config, stack: ExitStack, message: Message, judge: Reward
         kinematics=Kinematics(working_limits(arm.limits)),
         scene=ManualScene(clock, robot.object_time_s, message, watchdog.pause),
         max_joint_speed=robot.max_joint_speed,
+        clearance=clearance,
         unwell=lambda: servos.unwell,
     )
     return Body(

@@ -30,6 +30,7 @@ def add_release(commands: Commands) -> None:
 def _release(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load(args, overrides)
     _need_servos(config, "released")
+    from robot.clearance import Clearance
     from robot.release import release
 
     robot = config.robot
@@ -39,6 +40,7 @@ def _release(args: argparse.Namespace, overrides: list[str]) -> int:
         robot.calibration_dir,
         max_joint_speed_rad_s=robot.max_joint_speed,
         move=not args.here,
+        clearance=Clearance(robot.table_z),
         say=say,
     )
 

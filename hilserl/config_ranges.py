@@ -37,6 +37,7 @@ INTERVALS = {
     "robot.max_joint_speed": "(0, inf)",
     "robot.watchdog_s": "(0, inf)",
     "robot.bus_retries": "[0, inf)",
+    "robot.table_z": "[-1, 1]",
     "robot.object_time_s": "[0, inf)",
     "robot.park_after_s": "[30, inf)",
     "robot.health.warn_temperature_c": "(0, 70]",

@@ -6,13 +6,14 @@ servo: what went wrong is gathered by servo, in words, and the others are parked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from robot.calibration import I32, Calibration
+from robot.clearance import Clearance
 from robot.errors import BusError
 from robot.parking import PARK_STEP_S, park_path, rest_pose
 from robot.servo_link import ServoLink, fault_words
@@ -54,13 +55,13 @@ class Landing:
 class Lander:
     """One arm on an open (or lost) bus. calibration: None where it is not known: nothing can then be moved.
 
-    height_m: height of the hand [m] at joint angles (6,). max_speed_rad_s: no joint is moved faster.
+    clearance: what it keeps from its table and itself. max_speed_rad_s: no joint is moved faster.
     """
 
     link: ServoLink
     calibration: Calibration | None
     clock: Clock
-    height_m: Callable[[F32], float]
+    clearance: Clearance
     max_speed_rad_s: float
 
     def look(self, joints: Iterable[str] = JOINT_NAMES) -> tuple[dict[str, ServoState], dict[str, str]]:
@@ -167,7 +168,7 @@ class Lander:
 
     def _follow(self, q_rad: F32, movable: list[str], landing: Landing) -> None:
         assert self.calibration is not None
-        path = park_path(q_rad, self.calibration.limits, self.height_m, self.max_speed_rad_s)
+        path = park_path(q_rad, self.calibration.limits, self.clearance, self.max_speed_rad_s)
         for step, target in enumerate(path):
             begin_s = self.clock.now_s()
             if step % LOOK_EVERY == 0:

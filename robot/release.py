@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from robot.calibration import Calibration, load_calibration
+from robot.clearance import Clearance
 from robot.errors import BusError, CalibrationError
 from robot.landing import Lander, Landing
 from robot.servo_link import ServoLink
 from robot.servo_setup import check_calibration
-from robot.so101 import model_height
 from robot.timing import RealClock
 from robot.types import JOINT_NAMES, Clock
 
@@ -31,7 +31,7 @@ def release(
     move: bool,
     say: Callable[[str], None],
     clock: Clock | None = None,
-    height_m: Callable[..., float] | None = None,
+    clearance: Clearance | None = None,
 ) -> int:
     """Hold, park and release the arm; where it cannot be parked, or without `move`, let it go as it stands.
 
@@ -51,7 +51,7 @@ def release(
             link,
             None if why_not else calibration,
             clock,
-            height_m or model_height(),
+            clearance or Clearance(),
             max_joint_speed_rad_s,
         )
         return _free(lander, "" if move else "--here was given", why_not, clock, say)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from robot.calibration import I32, RAD_PER_COUNT, how_to_calibrate, load_calibration
+from robot.clearance import Clearance
 from robot.errors import BusError, CommandRefused, RobotError, ServoFault, TorqueLost
 from robot.health import CHECK_S, HealthLimits, HealthWatch, LinkStats, ServoHealth
 from robot.landing import Lander
@@ -61,8 +62,8 @@ class SO101:
         calibration_dir: str | Path,
         clock: Clock,
         retries: int = 3,
-        hand_height_m: Callable[[F32], float] | None = None,
         *,
+        clearance: Clearance | None = None,
         health: HealthLimits | None = None,
         max_joint_speed_rad_s: float = np.inf,
         say: Callable[[str], None] = lambda line: None,
@@ -70,9 +71,9 @@ class SO101:
     ) -> None:
         """Read the calibration; nothing is opened yet. Raises CalibrationError.
 
-        hand_height_m: height of the hand above the table [m] at joint angles (6,) [rad]; None takes the arm
-        model's. max_joint_speed_rad_s: parking keeps to it. say: hears of the servos' health. supervisor:
-        without one nobody stands by.
+        clearance: what parking keeps from the table and from the arm itself; the table is at the height of
+        the base without it. max_joint_speed_rad_s: parking keeps to it. say: hears of the servos' health.
+        supervisor: without one nobody stands by.
         """
         self._calibration = load_calibration(Path(calibration_dir), robot_id, port)
         self._how = how_to_calibrate(Path(calibration_dir), robot_id, port)
@@ -81,7 +82,7 @@ class SO101:
         ids = {name: joint.id for name, joint in zip(JOINT_NAMES, self._calibration.joints, strict=True)}
         self._link = ServoLink(port, ids, retries, clock)
         self._lander = Lander(
-            self._link, self._calibration, clock, hand_height_m or model_height(), max_joint_speed_rad_s
+            self._link, self._calibration, clock, clearance or Clearance(), max_joint_speed_rad_s
         )
         self._watch, self._next_check_s = HealthWatch(health or HealthLimits()), -np.inf
         self._velocity_unit: I32 = np.ones(NUM_JOINTS, np.int32)
@@ -280,19 +281,3 @@ def check_command(q_rad: F32, limits: Limits) -> None:
     for name, value, low, high in zip(JOINT_NAMES, q_rad, limits.lower_rad, limits.upper_rad, strict=True):
         if not low <= value <= high:  # also refuses what is not a number
             raise CommandRefused(f"{name} = {value:.4f} rad is outside {low:.4f} .. {high:.4f} rad")
-
-
-def model_height() -> Callable[[F32], float]:
-    """Height of the hand above the table [m] at joint angles (6,) [rad], by the arm model; made when used."""
-    models: list[Callable[[F32], float]] = []
-
-    def height(q_rad: F32) -> float:
-        if not models:
-            # Not at the top: the physics engine takes a second to load, and a first command must not wait.
-            from robot.kinematics import Kinematics
-
-            kinematics = Kinematics()
-            models.append(lambda q: float(kinematics.fk(q).xyz_m[2]))
-        return models[0](q_rad)
-
-    return height

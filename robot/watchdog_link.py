@@ -20,7 +20,7 @@ from robot.errors import WatchdogLost
 from robot.watchdog_protocol import BEAT_S, HEARD, READY, Beat, WatchdogSettings
 
 READY_S: Final = 60.0
-"""Longest start of the watchdog; it loads the arm model."""
+"""Longest start of the watchdog, on a machine that is busy."""
 DEAF_S: Final = 5.0
 """A watchdog that has not answered for so long is not watching."""
 GOODBYE_S: Final = 5.0

@@ -26,7 +26,7 @@ class WatchdogSettings:
     quiet_s: silence that counts as frozen. kill_after_s: how much later a frozen program is ended, because
     it still has the port. park_after_s: idle time of a main loop after which its program is ended too.
     hold_s: how long the arm is held before it is parked. port_patience_s: how long a port that is missing or
-    busy is waited for.
+    busy is waited for. table_z_m: height of the table in the arm's base frame [m].
     """
 
     port: str
@@ -39,6 +39,7 @@ class WatchdogSettings:
     kill_after_s: float = 2.0
     hold_s: float = 0.5
     port_patience_s: float = 60.0
+    table_z_m: float = 0.0
 
     def to_json(self) -> str:
         """One line; `from_json` reads it."""

@@ -115,7 +115,7 @@ def scale(context: Context) -> list[Finding]:
 
 def clearance(context: Context) -> list[Finding]:
     """The lowest place of the box leaves the fingers above the table."""
-    floor = context.config.task.workspace_min[2]
+    floor = context.config.task.workspace_min[2] - context.config.robot.table_z
     status = Status.OK if floor >= 0 else Status.FAIL
     value = f"{floor * 1000:.0f} mm above the table; travel goes {RESET_CLEARANCE_M * 100:.0f} cm above it"
     return [Finding("box_floor", status, value, "not below the table", "raise task.workspace_min's z")]

@@ -18,10 +18,6 @@ from tests.fakes.servo_body import LagBody
 POSE = (0.3, -0.8, 0.9, 0.7, -0.4, 0.5)
 
 
-def high(_q_rad):
-    return 1.0
-
-
 class Rig:
     """A calibrated arm on a pseudo-terminal, and the driver's view of it."""
 
@@ -40,7 +36,7 @@ class Rig:
 
     def arm(self, **options):
         # Many retries: on a busy machine the simulated servos may be late, and that is no subject here.
-        options = {"hand_height_m": high, "retries": 20} | options
+        options = {"retries": 20} | options
         arm = SO101(self.port.port, "arm", self.folder, self.clock, **options)
         self.arms.append(arm)
         return arm

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilserl.config import TaskConfig
+from robot.arm_shape import arm_description
 from robot.errors import KinematicsError
 from robot.kinematics import Kinematics
-from robot.arm_shape import arm_description
 from robot.types import GRIPPER, WRIST_ROLL, Limits
 
 TASK = TaskConfig()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot.motors.feetech.tables import STS_SMS_SERIES_ENCODINGS_TABLE
 
+from robot.clearance import Clearance
 from robot.errors import BusError
 from robot.landing import LIMP, Lander
 from robot.parking import PARK_MIN_S, PARK_STEP_S, REST_RAD, park_path, rest_pose
@@ -15,7 +16,7 @@ from robot.servo_link import SIGN_BITS, ServoLink, decode, encode
 from robot.twin.registers import REGISTERS
 from robot.twin.world_body import twin_calibration
 from robot.types import GRIPPER, JOINT_NAMES
-from tests.fakes.servo_rig import POSE, Rig, high, watch_goals
+from tests.fakes.servo_rig import POSE, Rig, watch_goals
 
 LIMITS = twin_calibration().limits
 REST = [*REST_RAD, POSE[GRIPPER]]
@@ -63,7 +64,7 @@ def lander(rig, arm=None, calibration="own", **options):
     link.open()
     rig.arms.append(link)
     known = rig.calibration if calibration == "own" else None
-    return Lander(link, known, rig.clock, high, options.get("speed", 4.0))
+    return Lander(link, known, rig.clock, Clearance(), options.get("speed", 4.0))
 
 
 # --- the way ------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def lander(rig, arm=None, calibration="own", **options):
 @given(st.lists(st.floats(0, 1), min_size=6, max_size=6), st.floats(0.2, 5.0))
 def test_the_way_to_rest_is_slow_continuous_and_never_faster_than_the_limit(shares, speed):
     q_rad = (LIMITS.lower_rad + np.array(shares) * (LIMITS.upper_rad - LIMITS.lower_rad)).astype(np.float32)
-    path = np.stack([q_rad, *park_path(q_rad, LIMITS, lambda q: float(-q[1]), speed)])
+    path = np.stack([q_rad, *park_path(q_rad, LIMITS, Clearance(), speed)])
     steps = np.abs(np.diff(path, axis=0))
     assert (steps / PARK_STEP_S).max() <= speed * 1.03
     assert np.rad2deg(steps.max()) < 30

@@ -9,7 +9,7 @@ from robot.errors import BusError
 from robot.parking import REST_RAD
 from robot.release import GRASP_S, release
 from robot.twin.faults import Status
-from tests.fakes.servo_rig import Rig, high, watch_goals
+from tests.fakes.servo_rig import Rig, watch_goals
 
 
 @pytest.fixture
@@ -38,7 +38,6 @@ def freed(rig, move=True):
         move=move,
         say=said.append,
         clock=rig.clock,
-        height_m=high,
     )
     return status, "\n".join(said), rig.clock.now_s() - begin_s
 

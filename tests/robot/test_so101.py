@@ -20,7 +20,7 @@ from robot.calibration import (
     save_calibration,
 )
 from robot.errors import BusError, CalibrationError, CommandRefused, ServoFault, TorqueLost
-from robot.parking import PARK_MIN_S, REST_RAD, park_path
+from robot.parking import PARK_MIN_S, REST_RAD
 from robot.servo_link import fault_words
 from robot.servo_setup import GRIPPER_SETTINGS, SETTINGS, write_calibration
 from robot.so101 import SO101
@@ -477,22 +477,3 @@ def test_an_interrupt_while_parking_still_releases_the_arm(rig):
     with pytest.raises(KeyboardInterrupt):
         arm.park()
     assert rig.body.goal == [None] * 6
-
-
-def test_parking_from_the_workspace_stays_clear_of_the_table():
-    """From low poses too: the hand never gets lower than where it started or where it rests."""
-    from robot.kinematics import Kinematics
-
-    kinematics = Kinematics()
-
-    def height(q_rad):
-        return float(kinematics.fk(q_rad).xyz_m[2])
-
-    limits = twin_calibration().limits
-    top_down = np.array([0, -0.5, 0.5, 0.8, 1.57, 0.3], np.float32)
-    points = ((0.1, 0.05, 0.02), (0.15, 0.1, 0.02), (0.25, 0.0, 0.02), (0.32, -0.1, 0.02), (0.25, 0.0, 0.12))
-    starts = [kinematics.ik(np.array(point), top_down) for point in points]
-    starts.append(np.array([0.46, -0.71, 1.16, 1.48, 0.31, 0.7], np.float32))  # straight, it would dip 16 mm
-    for q_start in starts:
-        heights = [height(q) for q in park_path(q_start, limits, height)]
-        assert min(heights) > min(height(q_start), heights[-1]) - 0.003, q_start
