@@ -125,12 +125,12 @@ def clock(context: Context) -> list[Finding]:
 
 def ports(context: Context) -> list[Finding]:
     """The serial ports there are, by serial number; the configured one among them."""
-    from serial.tools import list_ports
+    from robot.devices import resolve_port, serial_ports
 
-    listed = [f"{one.device} ({one.serial_number or 'no serial number'})" for one in list_ports.comports()]
+    listed = list(map(str, serial_ports()))
     if context.twin:
         return [Finding("ports", Status.SKIPPED, f"no arm is configured; ports here: {listed or 'none'}")]
-    port = context.config.robot.port
+    port = resolve_port(context.config.robot.port)
     good = Path(port).exists()
     value = f"{port} {'is there' if good else 'is not there'}; found: {', '.join(listed) or 'none'}"
     advice = "plug the arm in, or set robot.port to where it is"

@@ -234,6 +234,19 @@ def test_a_touch_test_of_another_calibration_says_nothing(pair):
 # --- adapters ----------------------------------------------------------------------------------------------
 
 
+def test_an_arm_named_by_its_serial_number_is_found_wherever_it_is(pair, monkeypatch):
+    there = [SerialPort(pair.arms["follower"].port.port, "5A46")]
+    monkeypatch.setattr(devices, "serial_ports", lambda: there)
+    config = load_config(WIRE, [*pair.words(), "--robot.port=serial:5A46"])
+    check = next(check for check in CHECKS if check.name == "ports")
+    with Context(config, pair.folder, lambda _: None, lambda _: True) as context:
+        (finding,) = run_checks(context, [check], lambda _: None).findings
+        assert finding.status is Status.OK
+        there.clear()
+        (finding,) = run_checks(context, [check], lambda _: None).findings
+    assert finding.status is Status.FAIL and "'5A46'; is the arm plugged in? There is: none" in finding.value
+
+
 def test_arms_whose_cables_were_exchanged_are_red(pair, monkeypatch):
     ports = [pair.arms[role].port.port for role in ("follower", "leader")]
     numbers = ["5A46", "5A47"]
