@@ -90,7 +90,7 @@ class RobotConfig:
     watchdog_s: float = 0.5
     bus_retries: int = 3
     table_z: float = 0.0
-    """Height of the table in the arm's base frame [m]: below 0 where the base is raised. Nothing goes deeper."""
+    """Height of the table in the arm's base frame [m]: below 0 where the base is raised."""
     health: HealthLimits = field(default_factory=HealthLimits)
     """Real arm: when the servos' heat, voltage, load and current warn, and when the arm holds for them."""
     park_after_s: float = 60.0
