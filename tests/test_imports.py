@@ -47,8 +47,8 @@ COMPOSERS |= {"doctor.servos", "doctor.camera", "doctor.arm_pair", "doctor.softw
 COMPOSERS |= {f"benchmark.campaign_{name}" for name in ("actor", "judge", "stage")}
 COMPOSERS |= {f"benchmark.sabotage_{name}" for name in ("setup", "bus", "servos", "body", "camera")}
 """build, body and controls name the concrete classes; pretrain renders the twin; cli opens the twin's doors,
-cli_arm and doctor.servos, .arm_pair and .software the servos', doctor.camera the cameras'; inventory_arm reads
-an arm's files."""
+cli_arm and doctor.servos, .arm_pair and .software the servos', doctor.camera the cameras'; inventory_arm
+reads an arm's files."""
 
 
 def name_of(path: Path) -> str:
