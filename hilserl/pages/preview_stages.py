@@ -74,7 +74,9 @@ class LiveStage:
 
     def drawing(self, shown: Shown) -> str:
         end_s = shown.points[-1].time_s if shown.points else HISTORY_S
-        return plot(shown.points, shown.decision.threshold, (end_s - HISTORY_S, end_s), relative=True)
+        # frames that came slowly reach back further than the drawing
+        points = [point for point in shown.points if point.time_s >= end_s - HISTORY_S]
+        return plot(points, shown.decision.threshold, (end_s - HISTORY_S, end_s), relative=True)
 
     def about(self, shown: Shown) -> list[str]:
         recorder = self._scorer.recorder
