@@ -136,7 +136,7 @@ MISTAKES = (
     _seen("camera_hangs", "C 48", room(CAMERA, _Stuck), "camera_stream", "stuck", "identical in a row"),
     _seen("camera_stands_in_motion", "C 48", room(CAMERA, _Stuck), "camera_follows", "follows", "repeat"),
     _seen("camera_cap_on", "C 48", room(CAMERA, _Black), "camera_stream", "flat", "grey levels"),
-    _seen("camera_at_half_its_size", "C 39", room(CAMERA, _Half), "camera_stream", "", "the task record says"),
+    _seen("camera_at_half_its_size", "C 39", room(CAMERA, _Half), "camera_stream", "", "(240, 320, 3)"),
     _seen("evening_light", "C 50", room(TWIN, _Dim), "camera_reference", "brightness", "darker"),
     _seen("camera_turned", "C 38, C 49", room(TWIN, _CameraTurned), "camera_reference", "place", "turned"),
     _seen("camera_upside_down", "C 38", room(CAMERA, _HeadDown), "camera_reference", "place", ""),

@@ -149,7 +149,8 @@ def build_setup(folder: Path, base: Path, wire_base: Path, parts: Parts, say: Sa
     config = setup.config()
     record_demonstrations(config, setup.demos, parts.demos)
     calibrate(setup)
-    recorded(config, setup.recording, parts.recorded, _nothing)
+    if parts.recorded:
+        recorded(config, setup.recording, parts.recorded, _nothing)
     if parts.trained:
         say("training the classifier and the policy of the healthy set-up ...")
         trained(config, setup.recording, setup.outputs, _nothing)

@@ -12,7 +12,8 @@ from hilserl.acting import PolicyNet
 from hilserl.build import build_encoder, with_imported_demos
 from hilserl.dataset_motion import STEP_ERROR_M
 from hilserl.doctor.context import Context, Missing
-from hilserl.doctor.findings import Finding, Status, judged
+from hilserl.doctor.findings import Finding, Picture, Status, judged
+from hilserl.doctor.plots import moves_plot
 from hilserl.env import RESET_TOLERANCE_M, STATE_NAMES, task_spec
 from hilserl.episode import TASK_FILE, load_episode, scan_episodes
 from hilserl.state_statistics import state_statistics
@@ -111,6 +112,7 @@ def actions(context: Context) -> list[Finding]:
             f"at least {MIN_CORRELATION:g}",
             "actions do not say what moved: another scale, frame, lag, or shifted columns; "
             f"{1000 * STEP_ERROR_M:.0f} mm a step is much",
+            pictures=(Picture("asked and measured, over three steps", moves_plot(asked, moved)),),
         ),
         judged(
             "demo_scale",
@@ -146,7 +148,7 @@ def _best_lag(way: F64, xyz: F64) -> F64:
 
 def _gripper(episodes: list[Episode]) -> Finding:
     """Where the gripper clearly moved, its action asked for that way; where one began to ask, it moved."""
-    asked, turned, answered = [], [], list[bool]()
+    asked, turned, answered = [], [], list[tuple[bool, bool]]()
     for one in episodes:
         answered += _answered(one)
         turn = np.diff(one.state[:, _GRIPPER])
@@ -159,18 +161,19 @@ def _gripper(episodes: list[Episode]) -> Finding:
     share = float((np.sign(every) == np.sign(ways)).mean()) if len(ways) else 0.0
     values = np.concatenate([one.action[:, 3] for one in episodes])
     both = bool((values < 0).any() and (values > 0).any())
-    moved = float(np.mean(answered)) if answered else 0.0
+    shares = [np.mean([did for way, did in answered if way is opens] or [True]) for opens in (True, False)]
+    moved = float(min(shares))
     value = (
         f"{100 * share:.0f} % of {len(ways)} moves asked for their way; values {values.min():+.2f} to "
-        f"{values.max():+.2f}; it moved {100 * moved:.0f} % of the {len(answered)} times it was asked anew"
+        f"{values.max():+.2f}; it moved {100 * moved:.0f} % of the times it was newly asked to"
     )
     advice = "gripper actions are of another encoding (is 1 hold, or open?): record again"
     good = share >= MIN_CORRELATION and both and moved >= MIN_ANSWERED
     return judged("demo_gripper", good, value, "90 %, both ways used, half: -1 closes, +1 opens", advice)
 
 
-def _answered(episode: Episode) -> list[bool]:
-    """Whether the gripper soon moved, each time an action newly asked for a way that was still open."""
+def _answered(episode: Episode) -> list[tuple[bool, bool]]:
+    """Each time an action newly asked for a way still open: whether it was to open, and it soon moved."""
     angle, ways = episode.state[:, _GRIPPER], np.sign(episode.action[:, 3])
     before = np.append(0, ways[:-1])
     found = []
@@ -178,7 +181,7 @@ def _answered(episode: Episode) -> list[bool]:
         moved = ways[start] * (angle[start : start + ANSWER_STEPS + 1] - angle[start])
         room = angle[start] < angle.max() - MOVES_RAD if ways[start] > 0 else True
         if room:
-            found.append(bool(moved.max() > MOVES_RAD))
+            found.append((bool(ways[start] > 0), bool(moved.max() > MOVES_RAD)))
     return found
 
 
