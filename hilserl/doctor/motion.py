@@ -12,7 +12,8 @@ from contextlib import suppress
 import numpy as np
 
 from hilserl.doctor.context import Context, Missing
-from hilserl.doctor.findings import Finding, Status, graded, judged
+from hilserl.doctor.findings import Finding, Picture, Status, graded, judged
+from hilserl.doctor.plots import misses_plot, periods_plot, ways_plot
 from hilserl.env import RESET_TOLERANCE_M
 from hilserl.types import ACTION_SIZE
 from robot.errors import CameraError, KinematicsError
@@ -104,6 +105,7 @@ def unit_actions(context: Context) -> list[Finding]:
     """+-x, +-y, +-z: one unit action moves the hand by the scale, along its axis, and across by little."""
     arm, scale = _Arm(context), context.config.task.action_scale
     lengths, across, shares, faults = [], [], [], []
+    ways: dict[str, F64] = {}
     for axis in range(3):
         for sign in (1.0, -1.0):
             arm.reset(SEED + 1)
@@ -112,6 +114,7 @@ def unit_actions(context: Context) -> list[Finding]:
             arm.act(_unit(axis, sign))
             arm.act(steps=SETTLE_STEPS)
             way = arm.hand - start
+            ways[f"{'+' if sign > 0 else '-'}{AXES[axis]}"] = way
             along, off = sign * way[axis], np.delete(way, axis)
             lengths.append(along - scale)
             across.append(float(np.abs(off).max()))
@@ -128,7 +131,8 @@ def unit_actions(context: Context) -> list[Finding]:
         f"{100 * MIN_SHARE:.0f} % along"
     )
     advice = "a wrong axis or sign is a wrong calibration or assembly; a short way, a load or a weak supply"
-    return [judged("unit_actions", not faults, value, limit, advice)]
+    plot = Picture("where each unit action led the hand, and how far it should", ways_plot(ways, scale))
+    return [judged("unit_actions", not faults, value, limit, advice, pictures=(plot,))]
 
 
 def gripper(context: Context) -> list[Finding]:
@@ -197,6 +201,12 @@ def resets(context: Context) -> list[Finding]:
             f"{1000 * float(np.linalg.norm(off, axis=1).max()):.1f} mm)",
             f"{1000 * RESET_TOLERANCE_M:.0f} mm at one sigma",
             "calibrate again; look for play in the joints",
+            pictures=(
+                Picture(
+                    f"where {RESETS} resets ended, seen from where they should have, and the limit",
+                    misses_plot(off, RESET_TOLERANCE_M),
+                ),
+            ),
         )
     ]
 
@@ -220,6 +230,7 @@ def rate(context: Context) -> list[Finding]:
             f"{achieved:.2f} steps/s, 99 % within {p99:.0f} ms, {timing.overruns} of {len(periods)} late",
             f"{fps:g} +- {100 * RATE_OFF:.0f} %, at most {100 * OVERRUN_SHARE:.0f} % late",
             "close other programs; lower the camera's size; give the learner another computer",
+            (Picture("how long each step took, and what is late", periods_plot(timing.period_s, 1 / fps)),),
         )
     ]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hilserl.cli import main
 from hilserl.config import Config
 from hilserl.config_loading import load_config
-from hilserl.doctor import demonstrations, learning, motion, software, task
+from hilserl.doctor import demonstrations, learning, motion, plots, software, task
 from hilserl.doctor.checks import CHECKS, GROUPS
 from hilserl.doctor.context import Check, Context, Declined, Missing
 from hilserl.doctor.findings import Finding, Picture, Status, graded, judged, summary_line, worst
@@ -31,6 +31,7 @@ from hilserl.doctor.result import (
 from hilserl.sac import SAC
 from hilserl.task_record import task_hash
 from robot.errors import BusError, CameraError
+from tests.fakes.browser import browser, page_errors  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 EASY = ROOT / "configs/twin_lift_easy_config.json"
@@ -193,7 +194,7 @@ class References(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         values = [value or "" for name, value in attrs if name in ("src", "href")]
-        self.found += [value for value in values if not value.startswith("data:")]
+        self.found += [value for value in values if not value.startswith(("data:", "#"))]
         assert tag != "script"
 
 
@@ -207,6 +208,22 @@ def test_the_page_is_whole_by_itself_and_says_everything(config):
     assert parser.found == []
     for text in ("a<b", "5 < 6 & 7", "<script>", 'mend "it"', "p<q", "Not ready"):
         assert escape(text) in page
+
+
+def test_a_browser_fetches_nothing_and_shows_every_picture(config, tmp_path, browser):  # noqa: F811
+    png = plots.periods_plot([0.1, 0.11, 0.16], 0.1)
+    found = [
+        Finding("a", Status.WARN, "1", pictures=(Picture("one", png), Picture("two", png)), group="g"),
+        Finding("b", Status.SKIPPED, "no arm", group="h"),
+    ]
+    result = dataclasses.replace(result_of(config, *found), groups=("g", "h"))
+    (tmp_path / "doctor.html").write_text(page_html(result, "a task"))
+    browser.get(f"file://{tmp_path}/doctor.html")
+    assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 2 and min(widths) > 100
+    assert browser.execute_script("return document.body.scrollWidth <= window.innerWidth")
+    assert page_errors(browser) == []
 
 
 def test_the_computer_this_runs_on_is_well(context):
@@ -262,7 +279,7 @@ def built(monkeypatch) -> list[Config]:
     """Each body that was built; none can be."""
     found: list[Config] = []
 
-    def build(config, _message):
+    def build(config, _message, **_):
         found.append(config)
         raise BusError("no arm here")
 
@@ -294,7 +311,7 @@ def test_torque_waits_for_every_check_that_needs_none(tmp_path_factory, verdicts
         asked.append(question)
         return True
 
-    def build(config, _message):
+    def build(config, _message, **_):
         built.append(config)
         raise BusError("no arm here")
 
