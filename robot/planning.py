@@ -27,6 +27,8 @@ RAISED_RAD: Final = (
 """Shoulder lift, elbow and wrist of postures with the hand high and free, tried in this order."""
 OUT_RAD, OUT_STEPS, DIRECTIONS = 0.04, 60, 64
 """An arm that is too near moves out by steps of OUT_RAD, each in the best of so many directions."""
+ROOM_M: Final = 0.03
+"""Room from which other ways are tried where the next clear pose is a dead end."""
 
 
 def plan(
@@ -44,17 +46,18 @@ def plan(
     """
     if told := clearance.told(goal_rad):
         raise NoClearWay(f"the goal {_shown(goal_rad)} rad itself is not clear: {told}")
-    out = way_out(clearance, limits, start_rad)
-    free = out[-1] if out else start_rad
-    for route in (*preferred, (), *raised_routes(limits, free, goal_rad)):
-        corners = [*route, goal_rad]
-        if is_clear(clearance, free, corners):
-            return [*out, *corners]
-    hit = next(q for q in straight(free, goal_rad) if (clearance.slack(q) < KEEP_M).any())
+    for room_m in (KEEP_M, ROOM_M):
+        out = way_out(clearance, limits, start_rad, room_m)
+        free = out[-1] if out else start_rad
+        for route in (*preferred, (), *raised_routes(limits, free, goal_rad)):
+            corners = [*route, goal_rad]
+            if is_clear(clearance, free, corners):
+                return [*out, *corners]
+    hits = (q for q in straight(start_rad, goal_rad) if clearance.told(q))
+    told = clearance.told(next(hits, start_rad)) or "nothing too near"
     raise NoClearWay(
         f"no clear way leads from {_shown(start_rad)} to {_shown(goal_rad)} rad; on the straight one comes "
-        f"{clearance.told(hit) or 'the arm too near to itself or the table'}. Move the arm by hand to where "
-        "it is free"
+        f"{told}. Move the arm by hand to where it is free"
     )
 
 
@@ -63,29 +66,27 @@ def is_clear(clearance: Clearance, start_rad: F32, corners: Iterable[F32]) -> bo
     return all(clearance.is_clear(begin, end, KEEP_M) for begin, end in pairwise([start_rad, *corners]))
 
 
-def way_out(clearance: Clearance, limits: Limits, start_rad: F32) -> list[F32]:
-    """Corners of a way along which an arm that is too near gets no nearer, as far out as steps lead.
+def way_out(clearance: Clearance, limits: Limits, start_rad: F32, room_m: float = KEEP_M) -> list[F32]:
+    """Corners of a way along which the arm gets more and more room, up to room_m, as far as steps lead.
 
-    Empty where it is clear already.
+    Empty where it has that room already. The gripper stays as it is.
     """
     rng = np.random.default_rng(0)
     corners: list[F32] = []
-    q = start_rad
-    best = clearance.best_at(q, KEEP_M)
-    while best.min() < 0.0 and len(corners) < OUT_STEPS:
+    q, slack = start_rad, clearance.slack(start_rad)
+    while slack.min() < room_m and len(corners) < OUT_STEPS:
         turns = rng.uniform(-1, 1, (DIRECTIONS, NUM_JOINTS))
         turns[: 2 * GRIPPER, :GRIPPER] = np.vstack([np.eye(GRIPPER), -np.eye(GRIPPER)])
-        turns[: 2 * GRIPPER, GRIPPER:] = 0.0
         turns[:, GRIPPER] = 0.0
         turns *= OUT_RAD / np.abs(turns).max(axis=1, keepdims=True)
         ends = np.clip(q + turns, limits.lower_rad, limits.upper_rad).astype(np.float32)
-        slack = clearance.slack(ends) - KEEP_M
-        gain = np.where((slack >= best).all(axis=1), slack.min(axis=1), -np.inf)
+        reached = clearance.slack(ends)
+        allowed = (reached >= np.minimum(slack, KEEP_M)).all(axis=1)
+        gain = np.where(allowed, reached.min(axis=1), -np.inf)
         chosen = int(np.argmax(gain))
-        if gain[chosen] <= best.min():
+        if gain[chosen] <= slack.min():
             break
-        q = ends[chosen]
-        best = np.minimum(slack[chosen], 0.0)
+        q, slack = ends[chosen], reached[chosen]
         corners.append(q)
     if corners and clearance.is_clear(start_rad, corners[-1], KEEP_M):
         return corners[-1:]
@@ -103,4 +104,4 @@ def raised_routes(limits: Limits, start_rad: F32, goal_rad: F32) -> list[list[F3
 
 
 def _shown(q_rad: F32) -> str:
-    return str(np.round(q_rad, 2).tolist())
+    return str(np.round(q_rad.astype(float), 2).tolist())

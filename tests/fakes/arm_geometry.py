@@ -55,6 +55,12 @@ class ArmGeometry:
         """So many random poses in which a real arm could stand."""
         return [q for q in self.poses(seed, 4 * count) if self.free(q)][:count]
 
+    def near_poses(self, seed, count, clearance):
+        """So many of the free ones that are over 1 mm nearer to something than `clearance` allows."""
+        poses = self.poses(seed, 400 * count)
+        near = poses[clearance.slack(poses).min(axis=1) < -0.001]
+        return [q for q in near if self.free(q)][:count]
+
     def _place(self, q_rad):
         self._data.qpos[:NUM_JOINTS] = q_rad
         mujoco.mj_kinematics(self._model, self._data)

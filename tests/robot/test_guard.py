@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robot.clearance import ROUNDING_M, Clearance, straight
 from robot.errors import BusError, CommandRefused
 from robot.guard import EARLY_S, LIMIT_ROUNDING_RAD, LONGEST_MOVE_S, SLEW_ROUNDING_RAD, Guard
+from robot.parking import REST_RAD
+from robot.planning import way_out
 from robot.timing import RealClock
 from robot.types import GRIPPER, NUM_JOINTS, Limits
 from tests.fakes.arm import FakeArm, HandClock, pose
+from tests.fakes.arm_geometry import ArmGeometry
 
 SPEED = 2.0
 
@@ -347,3 +352,103 @@ def test_the_guard_is_an_arm():
     guard, _, _ = guarded()
     assert guard.limits.lower_rad.shape == (NUM_JOINTS,)
     assert guard.read().q_rad.shape == (NUM_JOINTS,)
+
+
+# --- the table and the arm itself ---------------------------------------------------------------------------
+
+CLEARANCE = Clearance()
+GEOMETRY = ArmGeometry()
+NEAR = GEOMETRY.near_poses(12, 12, CLEARANCE)
+FREE = [*GEOMETRY.free_poses(11, 60), *NEAR]
+STEP_RAD = 0.03
+"""Of somebody who commands at 50 Hz."""
+wishes = st.lists(st.tuples(st.integers(0, 5), st.floats(-1, 1)), min_size=3, max_size=12)
+
+
+def on_a_table(start):
+    """A guarded arm that stands at `start`, its limits and its clearance those of the real one."""
+    arm, clock = FakeArm(), HandClock()
+    arm.limits = Limits(*GEOMETRY.limits)
+    arm.q_rad = start.copy()
+    guard = Guard(
+        arm, clock, max_joint_speed_rad_s=SPEED, watchdog_s=1000.0, divergence_rad=9.0, clearance=CLEARANCE
+    )
+    return guard, arm, clock
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, len(FREE) - 1), wishes)
+def test_whatever_is_commanded_no_goal_comes_too_near_or_nearer_than_it_was(first, plan):
+    """Towards random poses, step by step, a refused step being left out."""
+    guard, arm, clock = on_a_table(FREE[first])
+    bound = np.minimum(CLEARANCE.slack(FREE[first]), 0.0)
+    goal = FREE[first].copy()
+    for joint, share in plan:
+        goal[joint] = GEOMETRY.limits[int(share > 0)][joint] * np.float32(abs(share))
+        for _ in range(25):
+            clock.t_s += 0.02
+            guard.read()
+            step = np.clip(goal - arm.q_rad, -STEP_RAD, STEP_RAD)
+            try:
+                guard.command((arm.q_rad + step).astype(np.float32))
+            except CommandRefused:
+                break
+    for accepted in arm.commands:
+        slack = CLEARANCE.slack(accepted)
+        assert (slack >= bound - ROUNDING_M - 1e-9).all()
+        bound = np.maximum(bound, np.minimum(slack, 0.0))
+
+
+def test_a_step_into_the_table_and_one_into_the_arm_are_refused_in_words_and_move_nothing():
+    low = np.array([0.1, 0.05, 0.45, 1.2, 1.57, 0.5], np.float32)
+    folded = np.array([*REST_RAD, 0.5], np.float32)
+    for start, joint, told in ((low, 1, "fingers .* mm above the table"), (folded, 3, "mm from the")):
+        guard, arm, clock = on_a_table(start)
+        target = start.copy()
+        with pytest.raises(CommandRefused, match=f"brings the .*{told}.*keeps its last target"):
+            for _ in range(60):
+                clock.t_s += 0.02
+                target[joint] += np.float32(STEP_RAD)
+                guard.command(target)
+        sent = len(arm.commands)
+        with pytest.raises(CommandRefused):
+            guard.command(target)
+        assert len(arm.commands) == sent
+        clock.t_s += 0.02
+        guard.command(start if not sent else arm.commands[-1])
+
+
+def test_a_long_step_over_something_is_refused_though_its_end_is_clear():
+    """At full speed a target may be a tenth of a radian and more away: the way to it counts."""
+    passed = 0
+    for start in FREE:
+        for end in np.clip(start + np.eye(6, dtype=np.float32)[:3] * 0.19, *GEOMETRY.limits):
+            clear = not CLEARANCE.told(start) and not CLEARANCE.told(end)
+            dips = (CLEARANCE.slack(straight(start, end)) < -ROUNDING_M).any()
+            guard, arm, clock = on_a_table(start)
+            clock.t_s += 1.0
+            if clear and dips:
+                with pytest.raises(CommandRefused, match="brings the"):
+                    guard.command(end)
+            elif clear:
+                guard.command(end)
+                passed += 1
+    assert passed > 20
+
+
+def test_an_arm_that_is_too_near_may_stay_and_move_out_but_no_nearer():
+    for start in NEAR:
+        guard, arm, clock = on_a_table(start)
+        guard.command(start)
+        way = [start, *way_out(CLEARANCE, arm.limits, start)]
+        for begin, end in pairwise(way):
+            for q in straight(begin, end):
+                clock.t_s += 0.02
+                guard.command(q)
+        assert not CLEARANCE.told(arm.commands[-1])
+        guard.read()
+        with pytest.raises(CommandRefused):
+            for begin, end in pairwise(way[::-1]):
+                for q in straight(begin, end):
+                    clock.t_s += 0.02
+                    guard.command(q)
