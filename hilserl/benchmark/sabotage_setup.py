@@ -108,10 +108,12 @@ class Setup:
         return load_config(self.wire_file, [f"--robot.port={port}"])
 
     def copy(self, folder: Path) -> Setup:
-        """The same in another folder."""
+        """What its files hold, in another folder; what stands in no file is as in a new one."""
         shutil.copytree(self.folder, folder, symlinks=True)
         other = Setup(folder, self.base, self.wire_base)
-        other.write_configs()
+        for file, base in ((other.twin_file, self.base), (other.wire_file, self.wire_base)):
+            file.write_text(file.read_text().replace(str(self.folder), str(other.folder)))
+            edit_json(file, {"base": os.path.relpath(base, other.folder)})
         return other
 
     def write_configs(self) -> None:
