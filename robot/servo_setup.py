@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from robot.calibration import Calibration
+import numpy as np
+
+from robot.calibration import RAD_PER_COUNT, Calibration
 from robot.errors import BusError, CalibrationError
 from robot.servo_link import ServoLink
 from robot.types import GRIPPER, JOINT_NAMES
@@ -59,9 +61,14 @@ def check_calibration(port: str, calibration: Calibration, memories: Memories, h
         )
 
 
-def set_up_servo(link: ServoLink, joint: str, memory: Mapping[str, int]) -> None:
-    """Bring a servo's settings to ours, writing only what differs: its memory wears out. Raises BusError."""
+def set_up_servo(link: ServoLink, joint: str, memory: Mapping[str, int], max_speed_rad_s: float) -> None:
+    """Bring a servo's settings to ours, writing only what differs: its memory wears out. Raises BusError.
+
+    max_speed_rad_s: the servo itself goes no faster, also when commands were lost and the next is far off;
+    inf sets it no limit. The limit is in counts per second; a servo that counts in 50 is not held back by it.
+    """
     wanted = dict(GRIPPER_SETTINGS if joint == JOINT_NAMES[GRIPPER] else SETTINGS)
+    wanted["Goal_Velocity"] = round(max_speed_rad_s / RAD_PER_COUNT) if np.isfinite(max_speed_rad_s) else 0
     wanted["Phase"] = memory["Phase"] & ~PHASE_MULTI_TURN
     write_registers(link, joint, memory, wanted)
 

@@ -72,13 +72,14 @@ class SO101:
         """Read the calibration; nothing is opened yet. Raises CalibrationError.
 
         clearance: what parking keeps from the table and from the arm itself; the table is at the height of
-        the base without it. max_joint_speed_rad_s: parking keeps to it. say: hears of the servos' health.
-        supervisor: without one nobody stands by.
+        the base without it. max_joint_speed_rad_s: parking and the servos keep to it. say: hears of the
+        servos' health. supervisor: without one nobody stands by.
         """
         self._calibration = load_calibration(Path(calibration_dir), robot_id, port)
         self._how = how_to_calibrate(Path(calibration_dir), robot_id, port)
         self._limits = self._calibration.limits
         self._clock, self._say, self._supervisor = clock, say, supervisor or Nobody()
+        self._max_speed_rad_s = max_joint_speed_rad_s
         ids = {name: joint.id for name, joint in zip(JOINT_NAMES, self._calibration.joints, strict=True)}
         self._link = ServoLink(port, ids, retries, clock)
         self._lander = Lander(
@@ -233,7 +234,7 @@ class SO101:
         self._supervisor.torque(True)
         self._awake = self.torque = True
         for name in JOINT_NAMES:
-            set_up_servo(self._link, name, memories[name])
+            set_up_servo(self._link, name, memories[name], self._max_speed_rad_s)
         for name, joint in zip(JOINT_NAMES, self._calibration.joints, strict=True):
             present = min(max(memories[name]["Present_Position"], joint.range_min), joint.range_max)
             self._link.write(name, "Goal_Position", present)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, Protocol
@@ -204,6 +205,11 @@ class ServoBus:
         """Let the servos notice faults without being asked: an overloaded servo lets go by itself."""
         for servo in self.servos:
             servo.refresh(self._status(servo), self._faults)
+
+    def speed_limits_rad_s(self) -> list[float]:
+        """How fast each servo may turn [rad/s], by its Goal_Velocity; inf where that is 0."""
+        counts = (decode_sign(s.memory.get("Goal_Velocity"), reg.POSITION_SIGN_BIT) for s in self.servos)
+        return [abs(speed) * reg.RAD_PER_COUNT or math.inf for speed in counts]
 
     def power_cycle(self) -> None:
         """Switch the arm's supply off and on: faults clear, torque is off, only kept EEPROM stays."""

@@ -179,7 +179,7 @@ class WireTwin:
             if elapsed_s - simulated_s > MAX_LAG_S:  # too slow a machine: time is lost, and counted
                 self.lost_s += elapsed_s - simulated_s - MAX_LAG_S
             if elapsed_s > simulated_s:
-                self.body.advance(PHYSICS_S)
+                self.body.advance(PHYSICS_S, self.bus.speed_limits_rad_s())
                 simulated_s += PHYSICS_S
             else:
                 self._stop.wait(simulated_s - elapsed_s)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -31,6 +33,7 @@ class WorldBody:
         self._lock = threading.Lock()
         self._goal = world.q_rad()
         self._driven = np.zeros(NUM_JOINTS, bool)
+        self._setpoint, self._held = self._goal.copy(), self._driven.copy()
         self._now = (world.q_rad(), world.qd_rad_s(), world.torque_nm())
 
     def set_goal_rad(self, joint: int, rad: float | None) -> None:
@@ -48,13 +51,20 @@ class WorldBody:
     def torque_nm(self, joint: int) -> float:
         return float(self._now[2][joint]) if self._driven[joint] else 0.0
 
-    def advance(self, seconds: float) -> None:
-        """Pass the servos' goals to the physics and move it on."""
+    def advance(self, seconds: float, speed_rad_s: Sequence[float] = (math.inf,) * NUM_JOINTS) -> None:
+        """Pass the servos' goals to the physics and move it on.
+
+        speed_rad_s: a servo approaches its goal no faster than this (6,) [rad/s].
+        """
         with self._lock:
             goal, driven = self._goal.copy(), self._driven.copy()
         if (hand := self.hand_rad) is not None:
             goal, driven = np.where(driven, goal, hand).astype(np.float32), np.ones(NUM_JOINTS, bool)
-        self._world.set_goal(goal)
+        way = np.asarray(speed_rad_s) * seconds
+        start = np.where(self._held, self._setpoint, self._now[0])  # what gains torque starts where it is
+        self._setpoint = (start + np.clip(goal - start, -way, way)).astype(np.float32)
+        self._held = driven
+        self._world.set_goal(self._setpoint)
         self._world.set_torque(driven)
         self._world.step(seconds)
         self._now = (self._world.q_rad(), self._world.qd_rad_s(), self._world.torque_nm())

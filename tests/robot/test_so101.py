@@ -196,6 +196,15 @@ def test_connecting_again_writes_no_eeprom_and_lets_nothing_go(rig):
     assert all(40 <= address < 80 for address in writes), sorted(set(writes))
 
 
+def test_the_servos_themselves_are_given_the_speed_limit(rig):
+    """Where commands are lost the next is far off: the guard has no say in how fast that is gone."""
+    rig.connected(max_joint_speed_rad_s=4.0)
+    assert {rig.register(joint, "Goal_Velocity") for joint in JOINT_NAMES} == {round(4.0 / RAD_PER_COUNT)}
+    assert rig.bus.speed_limits_rad_s() == pytest.approx([4.0] * 6, abs=1e-3)
+    rig.bus.power_cycle()
+    assert rig.bus.speed_limits_rad_s() == [np.inf] * 6
+
+
 def test_a_port_in_use_is_busy(rig):
     rig.connected()
     with pytest.raises(BusError, match="busy: another program"):

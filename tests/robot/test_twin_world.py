@@ -12,6 +12,7 @@ from robot.twin.lift import LiftConfig
 from robot.twin.lockstep import LockstepTwin
 from robot.twin.operator import PERFECT, Demonstrator
 from robot.twin.world import World, arrange_lift
+from robot.twin.world_body import WorldBody
 from robot.types import GRIPPER
 from tests.fakes.body import LIFT, Body, action
 
@@ -359,3 +360,35 @@ def test_a_command_takes_effect_after_the_latency_and_in_order(latency_s):
     assert twin.arm.read().q_rad[0] - start[0] > 0.05 if latency_s else True
     twin.clock.sleep_until(1.0)
     np.testing.assert_allclose(twin.arm.read().q_rad[0], start[0], atol=0.01)
+
+
+def test_a_servo_with_a_speed_limit_keeps_to_it_and_one_that_gains_torque_starts_where_it_is():
+    driven: list[np.ndarray] = []
+
+    class Watched(World):
+        def set_goal(self, q_rad):
+            driven.append(np.array(q_rad))
+            super().set_goal(q_rad)
+
+    world = Watched()
+    world.set_arm(np.array([0, -1.0, 0.8, 0.5, 0, 0.5], np.float32))
+    body = WorldBody(world)
+
+    def run():
+        driven.clear()
+        begin = body.position_rad(0)
+        for _ in range(100):
+            body.advance(0.01, (2.0,) * 6)
+        way = np.diff([begin, *(goal[0] for goal in driven)])
+        assert np.abs(way).max() == pytest.approx(0.02, abs=1e-3)
+
+    for joint in range(6):
+        body.set_goal_rad(joint, body.position_rad(joint))
+    body.set_goal_rad(0, 1.2)
+    run()
+    assert body.position_rad(0) == pytest.approx(1.2, abs=0.05)
+    body.set_goal_rad(0, None)
+    body.advance(0.05)
+    body.set_goal_rad(0, 0.0)
+    run()
+    assert body.position_rad(0) == pytest.approx(0.0, abs=0.05)
