@@ -73,9 +73,8 @@ def trace(q_rad=None, seconds=3.0, **changes):
     count = round(seconds / TICK_S)
     t_s = 100 + TICK_S * np.arange(count)
     rest = np.tile(np.array([*REST_RAD, 0.5], np.float32), (count, 1))
-    whole = judge.Trace(
-        t_s, t_s - 40, rest, np.ones((count, 6), bool), np.tile([0.2, 0.0, 0.1], (count, 1)), np.zeros(count)
-    )
+    on, hand = np.ones((count, 6), bool), np.tile([0.2, 0.0, 0.1], (count, 1))
+    whole = judge.Trace(t_s, t_s - 40, rest, on, rest, hand, np.zeros(count))
     return replace(whole, **changes) if q_rad is None else replace(whole, q_rad=q_rad(whole), **changes)
 
 
@@ -91,11 +90,19 @@ def moves(speed_rad_s, joint=1, begin=60, end=90):
     return path
 
 
-@pytest.mark.parametrize(("speed", "wrong"), [(3.9, 0), (4.2, 0), (5.0, 1), (-9.0, 1)])
+@pytest.mark.parametrize(("speed", "wrong"), [(3.9, 0), (4.0, 0), (4.5, 1), (-9.0, 1)])
 def test_an_energised_joint_that_is_too_fast_is_found_once(speed, wrong):
     found = judge.too_fast(trace(moves(speed)), 4.0)
     assert len(found) == wrong
     assert all("shoulder_lift moved at" in words and 100 < t_s < 103 for t_s, words in found)
+
+
+def test_a_joint_that_is_driven_too_fast_is_found_where_it_does_not_follow_too():
+    whole = trace()
+    leap = whole.driven_rad.copy()
+    leap[100:, 3] += 0.5
+    found = judge.too_fast(replace(whole, driven_rad=leap), 4.0)
+    assert [words.partition(" at ")[0] for _, words in found] == ["wrist_flex was driven"]
 
 
 def test_a_limp_joint_may_fall_and_a_single_tick_is_no_speed():

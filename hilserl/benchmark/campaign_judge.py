@@ -19,10 +19,12 @@ F64 = NDArray[np.float64]
 Found = list[tuple[float, str]]
 Span = tuple[float, float]
 
-WINDOW_S: Final = 0.1
-"""Speeds are means over this time: a servo's own jerk is no motion."""
-SPEED_TOLERANCE: Final = 1.1
-IN_TIME_S, LATE_S, GAP_S = 0.4, 0.03, 0.05
+WINDOW_S: Final = 0.3
+"""A joint's speed is a mean over this time: a soft servo swings about where it is driven, undisturbed too."""
+DRIVEN_WINDOW_S: Final = 0.1
+"""The speed at which a servo is driven is a mean over this time."""
+SPEED_TOLERANCE: Final = 1.02
+IN_TIME_S, LATE_S, GAP_S = 0.6, 0.03, 0.05
 """A speed counts where the physics kept real time for IN_TIME_S: at most LATE_S behind or ahead, and never
 standing still for GAP_S. After a stall of the machine goals leap for a simulated arm only."""
 BOX_TOLERANCE_M: Final = 0.02
@@ -39,13 +41,15 @@ class Trace:
     """What an arm did, by the physics: N moments.
 
     t_s (N,): monotonic time [s]. sim_s (N,): simulated time [s]; a slow machine loses some. q_rad (N, 6).
-    on (N, 6): energised. hand_m (N, 3): the hand. depth_m (N,): how deep the arm presses into the table.
+    on (N, 6): energised. driven_rad (N, 6): where the servos drive the joints to now. hand_m (N, 3): the
+    hand. depth_m (N,): how deep the arm presses into the table.
     """
 
     t_s: F64
     sim_s: F64
     q_rad: F32
     on: NDArray[np.bool_]
+    driven_rad: F32
     hand_m: F64
     depth_m: F64
 
@@ -55,19 +59,20 @@ class Trace:
         return Trace(*(getattr(self, name)[part] for name in self.__slots__))
 
 
-def speeds(trace: Trace) -> tuple[F64, F64]:
-    """Mean speed (M, 6) [rad/s] over WINDOW_S, 0 where a joint was not energised throughout; times (M,) [s].
+def speeds(trace: Trace, q_rad: F32, window_s: float) -> tuple[F64, F64]:
+    """Mean speed (M, 6) [rad/s] of q_rad (N, 6) over window_s, at times (M,) [s].
 
+    0 where a joint was not energised throughout.
     The longer of real and simulated time counts. Moments at which the physics was not in time are left out.
     """
     count = len(trace.t_s)
-    first = np.searchsorted(trace.t_s, trace.t_s - WINDOW_S, side="right") - 1
+    first = np.searchsorted(trace.t_s, trace.t_s - window_s, side="right") - 1
     last = np.arange(count)[first >= 0]
     first = first[first >= 0]
     if not len(last):
         return np.zeros((0, 6)), np.zeros(0)
     took_s = np.maximum(trace.t_s[last] - trace.t_s[first], trace.sim_s[last] - trace.sim_s[first])
-    speed = np.abs(trace.q_rad[last] - trace.q_rad[first]) / took_s[:, None]
+    speed = np.abs(q_rad[last] - q_rad[first]) / took_s[:, None]
     changes = np.concatenate([np.zeros((1, 6), int), np.cumsum(~trace.on, axis=0)])
     throughout = changes[last + 1] == changes[first]
     good = in_time(trace)[last]
@@ -83,14 +88,20 @@ def in_time(trace: Trace) -> NDArray[np.bool_]:
 
 
 def too_fast(trace: Trace, limit_rad_s: float) -> Found:
-    """No energised joint is faster than limit_rad_s, with SPEED_TOLERANCE."""
-    speed, t_s = speeds(trace)
+    """No energised joint moves, or is driven by its servo, faster than limit_rad_s, with SPEED_TOLERANCE."""
     found: Found = []
-    for row in np.flatnonzero((speed > SPEED_TOLERANCE * limit_rad_s).any(axis=1)):
-        joint = int(speed[row].argmax())
-        told = f"{JOINT_NAMES[joint]} moved at {speed[row, joint]:.2f} rad/s, at most {limit_rad_s:g}"
-        found.append((float(t_s[row]), told))
-    return once(found)
+    for verb, q_rad, window_s in (
+        ("moved", trace.q_rad, WINDOW_S),
+        ("was driven", trace.driven_rad, DRIVEN_WINDOW_S),
+    ):
+        speed, t_s = speeds(trace, q_rad, window_s)
+        fast = []
+        for row in np.flatnonzero((speed > SPEED_TOLERANCE * limit_rad_s).any(axis=1)):
+            joint = int(speed[row].argmax())
+            told = f"{JOINT_NAMES[joint]} {verb} at {speed[row, joint]:.2f} rad/s, at most {limit_rad_s:g}"
+            fast.append((float(t_s[row]), told))
+        found += once(fast)
+    return found
 
 
 def outside(trace: Trace, spans: Sequence[Span], low_m: Sequence[float], high_m: Sequence[float]) -> Found:
@@ -140,7 +151,8 @@ def not_parked(trace: Trace) -> Found:
 
 def moving(trace: Trace, begin_s: float, end_s: float) -> Found:
     """Within [begin_s, end_s] the energised arm holds still; the gripper may close on what it grips."""
-    speed, t_s = speeds(trace.between(begin_s, end_s))
+    part = trace.between(begin_s, end_s)
+    speed, t_s = speeds(part, part.q_rad, WINDOW_S)
     fast = speed[:, :5].max(axis=1, initial=0.0) > STILL_RAD_S
     if not fast.any():
         return []
@@ -157,7 +169,7 @@ def did(trace: Trace) -> str:
         return "released"
     if not trace.on.all():
         return "limp"
-    speed, _ = speeds(trace)
+    speed, _ = speeds(trace, trace.q_rad, WINDOW_S)
     return "moved" if len(speed) and speed[-max(1, len(speed) // 2) :].max() > STILL_RAD_S else "held"
 
 

@@ -37,7 +37,7 @@ class WitnessWorld(World):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: list[tuple[float, float, F32, NDArray[np.bool_], NDArray[np.float64], float]] = []
+        self._rows: list[tuple[float, float, F32, NDArray[np.bool_], F32, NDArray[np.float64], float]] = []
         self._on: NDArray[np.bool_] = np.zeros(NUM_JOINTS, bool)
         self._table = self._geom[TABLE]
         self.taken_s: list[float] = []
@@ -60,7 +60,9 @@ class WitnessWorld(World):
             ),
             default=0.0,
         )
-        self._rows.append((time.monotonic(), self.time_s, self.q_rad(), self._on, self.hand_xyz_m(), depth_m))
+        driven = np.array(self._data.ctrl, np.float32)
+        arm = self.q_rad(), self._on, driven, self.hand_xyz_m()
+        self._rows.append((time.monotonic(), self.time_s, *arm, depth_m))
 
     def render_gripper(self) -> U8:
         """The picture with its number."""
