@@ -132,6 +132,8 @@ def _planted(healthy: Setup, mistake: Mistake, well: Sequence[Finding]) -> Outco
     said = f"{caught.check}: {caught.value}" if caught else "; ".join(reds) or "nothing was red"
     if not was_well(mistake, well):
         caught, said = None, f"{mistake.catcher} was not well on the healthy set-up either"
+    for folder in (setup.folder.resolve(), setup.folder):
+        said = said.replace(f"{folder}/", "")
     return Outcome(mistake, caught is not None, said, time.monotonic() - begun)
 
 
