@@ -36,7 +36,7 @@ from robot.types import F32
 
 HELD_STEPS = 4
 """So many steps in one direction."""
-TAKE_OVER_S, LET_GO_S = 1.5, 0.7
+TAKE_OVER_S, LET_GO_S = 2.5, 0.7
 _out = threading.Lock()
 
 
@@ -110,7 +110,7 @@ class PadHand(threading.Thread):
         self._rng = random.Random()
 
     def ask(self, what: str) -> None:
-        """Pull its cable in the middle of the next take-over ("out"); put it back ("in")."""
+        """Pull its cable in this take-over or the next ("out"); put it back ("in")."""
         self._asked.append(what)
 
     def run(self) -> None:
@@ -126,12 +126,11 @@ class PadHand(threading.Thread):
     def _take_over(self) -> None:
         self._pad.press(5)
         end_s = time.monotonic() + TAKE_OVER_S
-        pull_s = time.monotonic() + self._rng.uniform(0.2, 1.0)
         while time.monotonic() < end_s:
             for axis in (0, 1, 3):
                 self._pad.axis(axis, self._rng.uniform(-1, 1))
             time.sleep(0.1)
-            if "out" in self._asked and time.monotonic() > pull_s:
+            if "out" in self._asked:
                 self._asked.remove("out")
                 self._pad.unplug()
                 self._pad = None

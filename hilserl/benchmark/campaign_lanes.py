@@ -103,6 +103,7 @@ class Pad(Disturbed):
         self.words = [word for word in self.words if "teleop" not in word] + ["--teleop.type=gamepad"]
 
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
+        self.await_take_over(fault, program)
         begin_s = time.monotonic()
         program.send("pad out")
         program.wait_fact("pad out", begin_s, 20.0)
@@ -117,6 +118,12 @@ class Pad(Disturbed):
         out = program.fact("pad out", outcome.begin_s)
         self.no_stolen_stick(program, outcome, float(out["t_s"]) if out else outcome.begin_s)
         super().await_recovery(program, outcome)
+
+    def await_take_over(self, fault: Fault, program: Program) -> None:
+        """Until the operator has acted for a moment."""
+        now_s = time.monotonic()
+        program.wait(lambda: any(f.get("helped") and f["t_s"] > now_s for f in list(program.facts)), 20.0)
+        time.sleep(fault.numbers["into_s"])
 
     def no_stolen_stick(self, program: Program, outcome: Outcome, out_s: float) -> None:
         """Nobody acts with a device that is not there."""
@@ -145,6 +152,7 @@ class Leader(Pad):
         ]
 
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
+        self.await_take_over(fault, program)
         self._cable.unplug()
         return self._cable.plug
 

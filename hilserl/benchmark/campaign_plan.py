@@ -122,7 +122,8 @@ def _draw(index: int, kind: str, rng: random.Random) -> Fault:
         case "kill_parking":
             wait_s, numbers = rng.uniform(2.0, 4.0), {"parking_s": rng.uniform(0.0, 3.0)}
         case "pad" | "leader":
-            wait_s = rng.uniform(0.0, 1.5)
+            wait_s = rng.uniform(0.0, 1.0)
+            numbers = {"into_s": rng.uniform(0.0, 0.8)}
     return Fault(index, kind, round(wait_s, 3), round(lasts_s, 3), numbers)
 
 
