@@ -54,13 +54,21 @@ class Result:
         """
         if earlier is None or earlier.task_hash != self.task_hash:
             return self
-        looked = {one.group for one in self.findings if one.status is not Status.SKIPPED}
-        kept = [group for group in earlier.groups if group not in looked]
+        now, before = self._looked(), earlier._looked()
+        kept = [
+            group
+            for group in earlier.groups
+            if group not in now and (group in before or group not in self.groups)
+        ]
         groups = (*kept, *(group for group in self.groups if group not in kept))
         findings = [one for one in earlier.findings if one.group in kept]
         findings += [one for one in self.findings if one.group not in kept]
         older = {group: earlier.older.get(group, earlier.when) for group in kept}
         return replace(self, groups=groups, findings=tuple(findings), older=older)
+
+    def _looked(self) -> set[str]:
+        """Groups in which something was looked at."""
+        return {one.group for one in self.findings if one.status is not Status.SKIPPED}
 
 
 @dataclass(frozen=True, slots=True)
