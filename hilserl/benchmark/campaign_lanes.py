@@ -99,6 +99,9 @@ class Disturbed(Lane):
 class Pad(Disturbed):
     """The operator's pad is pulled in the middle of a take-over."""
 
+    out_s = 0.0
+    """When it was last pulled [s]."""
+
     def prepare(self, stack: ExitStack) -> None:
         self.words = [word for word in self.words if "teleop" not in word] + ["--teleop.type=gamepad"]
 
@@ -107,6 +110,7 @@ class Pad(Disturbed):
         begin_s = time.monotonic()
         program.send("pad out")
         program.wait_fact("pad out", begin_s, 20.0)
+        self.out_s = time.monotonic()
 
         def back() -> None:
             program.send("pad in")
@@ -115,8 +119,7 @@ class Pad(Disturbed):
         return back
 
     def await_recovery(self, program: Program, outcome: Outcome) -> None:
-        out = program.fact("pad out", outcome.begin_s)
-        self.no_stolen_stick(program, outcome, float(out["t_s"]) if out else outcome.begin_s)
+        self.no_stolen_stick(program, outcome)
         super().await_recovery(program, outcome)
 
     def await_take_over(self, fault: Fault, program: Program) -> None:
@@ -125,12 +128,12 @@ class Pad(Disturbed):
         program.wait(lambda: any(f.get("helped") and f["t_s"] > now_s for f in list(program.facts)), 20.0)
         time.sleep(fault.numbers["into_s"])
 
-    def no_stolen_stick(self, program: Program, outcome: Outcome, out_s: float) -> None:
+    def no_stolen_stick(self, program: Program, outcome: Outcome) -> None:
         """Nobody acts with a device that is not there."""
         late = [
             f
             for f in list(program.facts)
-            if f["what"] == "step" and f["helped"] and out_s + STOLEN_STICK_S < f["t_s"] < outcome.end_s
+            if f.get("helped") and self.out_s + STOLEN_STICK_S < f["t_s"] < outcome.end_s
         ]
         if late:
             outcome.violations.append(f"{len(late)} steps were played by a device that was unplugged")
@@ -154,6 +157,7 @@ class Leader(Pad):
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
         self.await_take_over(fault, program)
         self._cable.unplug()
+        self.out_s = time.monotonic()
         return self._cable.plug
 
 
