@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -268,6 +269,29 @@ def test_an_overrule_is_written_under_the_name_of_its_episodes_file(tmp_path):
         "classifier": "c0ffee",
     }
     assert torn == '{"episode": "le' and json.loads(second)["number"] == 13
+
+
+def test_an_overrule_of_another_reward_has_no_probability():
+    played = Played(End.FAILURE, 4, 0.0, 0, 0, False, {"overruled": "success"})
+    overrule = overrule_of("left", 1, played)
+    assert (overrule.probability, overrule.classifier) == (None, "")
+    assert "probability" not in overrule.sentence() and "called a success" in overrule.sentence()
+
+
+def test_a_line_is_durable_before_anybody_hears_of_it(tmp_path, monkeypatch):
+    played, _ = play(ClassifierReward(Scripted([1.0]), PAYS_ONE, 0), Operator(event=Event.FAILURE))
+    path, kept = tmp_path / "overrules.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda _: kept.append(path.read_bytes()))
+    append_overrule(path, overrule_of("left", 1, played))
+    assert kept == [path.read_bytes()] and kept[0].endswith(b"\n")
+
+
+def test_facts_that_were_given_away_do_not_change():
+    reward = ClassifierReward(Scripted([0.1, 0.2]), PAYS_ONE, 0)
+    reward.score(OBS, False)
+    told = reward.facts()
+    reward.score(OBS, False)
+    assert told["success_probability"] == 0.1
 
 
 def test_what_was_not_contradicted_or_not_stored_is_no_overrule():
