@@ -144,6 +144,21 @@ def test_who_is_too_near_gets_no_nearer_however_many_small_steps_he_takes(begin,
             bound = np.maximum(bound, np.minimum(slack, 0.0))
 
 
+def test_rounding_does_not_add_up_along_a_way_either():
+    """A slow descent from below the margin ends after ROUNDING_M, in one call or in many."""
+    q = np.array([0.0, 0.3, 0.6, 1.0, 1.57, 0.0], np.float32)
+    assert CLEARANCE.slack(q)[TABLE] < 0
+    way = q + np.linspace(1e-4, 0.05, 500, dtype=np.float32)[:, None] * np.eye(6, dtype=np.float32)[1]
+    assert (np.diff(CLEARANCE.slack(way)[:, TABLE]) > -ROUNDING_M / 2).all(), "each step is rounding"
+    count, _ = CLEARANCE.allowed(way, CLEARANCE.best_at(q), rounding_m=ROUNDING_M)
+    assert CLEARANCE.slack(way[count - 1])[TABLE] > CLEARANCE.slack(q)[TABLE] - ROUNDING_M - 1e-9
+    best, taken = CLEARANCE.best_at(q), 0
+    for pose_rad in way:
+        allowed, best = CLEARANCE.allowed(pose_rad[None], best, rounding_m=ROUNDING_M)
+        taken += allowed
+    assert 0 < taken == count < 50
+
+
 def test_the_watchdogs_own_imports_load_no_physics_engine():
     code = (
         "import robot.watchdog, robot.release, sys; from robot.clearance import Clearance; Clearance();"
