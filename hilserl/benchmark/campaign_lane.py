@@ -88,6 +88,7 @@ class Lane:
     """
 
     config_path = CONFIG
+    control_time_s = 1.5
     lost_steps = episodes = unprovoked = 0
     in_time = 0.0
     """Share of the moments at which the physics kept real time, and speeds could be judged."""
@@ -112,7 +113,7 @@ class Lane:
             "--job_name=job",
             f"--service.learner_port={port}",
             "--teleop.type=none",
-            "--task.control_time_s=1.5",
+            f"--task.control_time_s={self.control_time_s:g}",
         ]
 
     def play(self, faults: list[Fault]) -> None:

@@ -29,7 +29,8 @@ from hilserl.benchmark.campaign_told import told, untold
 
 RECOVERY_S: Final = 40.0
 """After a fault the program plays on, or is over, within this time."""
-STOLEN_STICK_S: Final = 0.5
+NOTICED_S: Final = 0.5
+"""A device that is unplugged is noticed within this time."""
 
 
 class Disturbed(Lane):
@@ -99,11 +100,12 @@ class Disturbed(Lane):
 class Pad(Disturbed):
     """The operator's pad is pulled in the middle of a take-over."""
 
+    control_time_s = 4.0
     out_s = 0.0
     """When it was last pulled [s]."""
 
     def prepare(self, stack: ExitStack) -> None:
-        self.words = [word for word in self.words if "teleop" not in word] + ["--teleop.type=gamepad"]
+        self.words += ["--teleop.type=gamepad"]
 
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
         self.await_take_over(fault, program)
@@ -119,7 +121,7 @@ class Pad(Disturbed):
         return back
 
     def await_recovery(self, program: Program, outcome: Outcome) -> None:
-        self.no_stolen_stick(program, outcome)
+        self.nothing_played(program, outcome)
         super().await_recovery(program, outcome)
 
     def await_take_over(self, fault: Fault, program: Program) -> None:
@@ -128,15 +130,15 @@ class Pad(Disturbed):
         program.wait(lambda: any(f.get("helped") and f["t_s"] > now_s for f in list(program.facts)), 20.0)
         time.sleep(fault.numbers["into_s"])
 
-    def no_stolen_stick(self, program: Program, outcome: Outcome) -> None:
-        """Nobody acts with a device that is not there."""
+    def nothing_played(self, program: Program, outcome: Outcome) -> None:
+        """Without the operator's device nobody drives: neither its last word nor the policy."""
         late = [
             f
             for f in list(program.facts)
-            if f.get("helped") and self.out_s + STOLEN_STICK_S < f["t_s"] < outcome.end_s
+            if f["what"] == "step" and self.out_s + NOTICED_S < f["t_s"] < outcome.end_s
         ]
         if late:
-            outcome.violations.append(f"{len(late)} steps were played by a device that was unplugged")
+            outcome.violations.append(f"{len(late)} steps were played while the device was unplugged")
 
 
 class Leader(Pad):
@@ -146,7 +148,7 @@ class Leader(Pad):
         leader = LeaderStage(self.folder)
         stack.callback(leader.cable.close)
         self._cable = leader.cable
-        self.words = [word for word in self.words if "teleop" not in word] + [
+        self.words += [
             "--teleop.type=leader",
             f"--teleop.port={leader.cable.port}",
             "--teleop.id=leader",

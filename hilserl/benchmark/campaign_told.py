@@ -38,7 +38,7 @@ WORDS: Final = {
     "learner_kill": r"lost the learner",
 }
 """Kind -> what must be said when it had an effect."""
-ALWAYS: Final = ("overload", "heat", "voltage", "supply", "pad", "leader", "stopped", "learner_kill")
+ALWAYS: Final = ("overload", "heat", "voltage", "supply", "stopped", "learner_kill")
 """Said whether or not an episode was cut short."""
 STANDING: Final = {"overload": "load", "heat": "temperature", "voltage": "voltage"}
 """Kinds that are told once, until the quantity is well again."""
