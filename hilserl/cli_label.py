@@ -76,6 +76,8 @@ def _config(args: argparse.Namespace, overrides: list[str], root: Path) -> Confi
 
     if args.config_path is not None:
         return load_config(args.config_path, overrides)
+    if not root.is_dir():
+        raise LabelError(f"there is no folder {root}")
     path = root / (TASK_RECORD if is_dataset(root) else TASK_FILE)
     if not path.is_file():
         raise LabelError(

@@ -461,6 +461,8 @@ def test_a_label_of_another_frame_count_stops_every_form_of_the_command(unlabell
     assert labels_file(unlabelled).read_bytes() == before and not (tmp_path / "x").exists()
     assert main(["label", str(tmp_path)]) == 2
     assert "is no recording" in capsys.readouterr().err
+    assert main(["label", str(tmp_path / "nowhere"), "--from", "truth"]) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 
 def test_episode_archives_are_labelled_by_the_stem_of_their_names(tmp_path):
