@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
@@ -67,7 +68,7 @@ def _poses(start: F32, corners: list[F32]) -> F32:
 
 
 def _ease(start: F32, end: F32, seconds: float) -> Iterator[F32]:
-    steps = max(1, round(seconds / PARK_STEP_S))
+    steps = max(1, math.ceil(seconds / PARK_STEP_S))
     for step in range(1, steps + 1):
         share = step / steps
         yield (start + (end - start) * (share * share * (3 - 2 * share))).astype(np.float32)
