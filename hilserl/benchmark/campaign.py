@@ -73,9 +73,7 @@ def run(jobs: Sequence[dict[str, Any]], folder: Path, at_once: int, say: Say) ->
         command = [sys.executable, "-m", "hilserl.benchmark.campaign_lanes", str(place / "job.json")]
         with (place / "lane.log").open("w") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-        if code:
-            raise RuntimeError(f"{job['name']} ended with code {code}; its last words:\n{_tail(place)}")
-        played: dict[str, Any] = json.loads((place / "outcomes.json").read_text())
+        played = _failed(job, code, place) if code else json.loads((place / "outcomes.json").read_text())
         bad = sum(bool(outcome["violations"]) for outcome in played["outcomes"])
         say(f"{job['name']}: {len(played['outcomes'])} faults, {bad} with violations")
         return played
@@ -84,8 +82,14 @@ def run(jobs: Sequence[dict[str, Any]], folder: Path, at_once: int, say: Say) ->
         return summary(list(pool.map(play, jobs)), time.monotonic() - start_s)
 
 
-def _tail(place: Path) -> str:
-    return "\n".join((place / "lane.log").read_text().splitlines()[-15:])
+def _failed(job: Mapping[str, Any], code: int, place: Path) -> dict[str, Any]:
+    """A lane that could not be played: one violation, and no fault of its counts as injected."""
+    words = "\n".join((place / "lane.log").read_text().splitlines()[-15:])
+    told = {"index": job["faults"][0]["index"], "kind": job["faults"][0]["kind"]}
+    told |= {"effect": False, "arm": "unseen", "told": []}
+    told["violations"] = [f"lane {job['name']} ended with code {code}: {words}"]
+    numbers = dict.fromkeys(("lost_steps", "episodes", "unprovoked", "lost_s", "in_time"), 0)
+    return {"outcomes": [told], **numbers}
 
 
 def summary(played: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
