@@ -24,6 +24,7 @@ from hilserl.cli_doctor import add_doctor
 from hilserl.cli_label import add_label
 from hilserl.cli_loading import load, refuse_loose_words, say
 from hilserl.cli_parsers import Command, parser_of
+from hilserl.headless import render_off_screen
 
 NAMED_ERRORS = 2
 INTERRUPTED = 130
@@ -33,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned. argv: the words after the program's name."""
     parser = parser_of(_COMMANDS, _MORE)
     args, overrides = parser.parse_known_args(argv)
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # without a display the twin renders off screen
+    render_off_screen()
     try:
         with _interrupts():
             _refuse_mistyped_options(args, overrides)

@@ -7,5 +7,7 @@ STARTED_S = time.monotonic()
 
 if __name__ == "__main__":
     from hilserl.benchmark.cli import main
+    from hilserl.headless import render_off_screen
 
+    render_off_screen()
     sys.exit(main(sys.argv[1:], print, STARTED_S))

@@ -1,6 +1,5 @@
-"""Without a display the twin renders off screen; MuJoCo reads this when it is first imported."""
+"""The tests render as the programs do."""
 
-import os
+from hilserl.headless import render_off_screen
 
-if not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")
+render_off_screen()

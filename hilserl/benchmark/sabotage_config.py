@@ -90,9 +90,8 @@ MISTAKES = (
         "path_of_one_computer", "M 118",
         {"policy": {"vision_encoder_name": "/home/me/models/resnet10"}}, "a path of one machine",
     ),
-    Mistake(
-        "absolute_path", "M 118", lambda setup: edit_json(setup.twin_file, {"demos": ["/data/demos"]}),
-        doctor("absolute_paths"), "absolute_paths", "demos.0 = /data/demos",
+    _refused(
+        "demonstrations_of_one_computer", "M 118", {"demos": ["/home/me/demos"]}, "a path of one machine"
     ),
     _refused("augmentation_that_shifts_nothing", "P H7", {"policy": {"augmentation_pad": 0}}, "pad of 0"),
     _refused(

@@ -122,14 +122,18 @@ def clearance(context: Context) -> list[Finding]:
 
 
 def paths(context: Context) -> list[Finding]:
-    """No absolute path of one person's computer; results may go anywhere."""
+    """Paths that other computers may not have; results may go anywhere.
+
+    A file that names someone's home folder is refused when it is loaded.
+    """
     texts = [(name, value) for name, value in _texts(context.config, "") if name != "output_dir"]
-    found = [f"{name} = {value}" for name, value in texts if _personal(value)]
-    value = "; ".join(found) or "none"
-    return [judged("absolute_paths", not found, value, "none", "write it relative to the project's folder")]
+    found = [f"{name} = {value}" for name, value in texts if _absolute(value)]
+    status = Status.WARN if found else Status.OK
+    advice = "relative to the project's folder it works elsewhere, too"
+    return [Finding("absolute_paths", status, "; ".join(found) or "none", "none", advice)]
 
 
-def _personal(value: str) -> bool:
+def _absolute(value: str) -> bool:
     return PurePath(value).is_absolute() and not value.startswith("/dev/")
 
 

@@ -288,7 +288,10 @@ def test_all_problems_are_listed_at_once():
         (["--teleop.type=pedal"], "must be one of gamepad, keyboard, leader, scripted, none"),
         (["--teleop.type=leader"], 'teleop.port is ""'),
         (["--teleop.type=leader", "--teleop.port=a", "--robot.port=a"], 'both "a"; leader and follower have'),
-        (["--teleop.type=leader", "--teleop.port=a", "--teleop.id=b", "--robot.id=b"], "calibrated one by one"),
+        (
+            ["--teleop.type=leader", "--teleop.port=a", "--teleop.id=b", "--robot.id=b"],
+            "calibrated one by one",
+        ),
         (["--teleop.type=leader", "--teleop.port=a", "--teleop.buttons=none"], 'teleop.buttons is "none"'),
         (["--teleop.buttons=scripted"], "must be one of gamepad, keyboard, none"),
         (["--teleop.type=scripted"], 'only robot.type "twin"'),
