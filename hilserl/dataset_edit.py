@@ -69,6 +69,10 @@ def relabel(root: Path, episode: int, end: End, say: Say) -> None:
             raise EditError(f"episode {episode} ends in {end.value} already")
         pieces[episode] = concluded(pieces[episode], end, _task(held))
         _replace(held, f"relabel episode {episode} from {before} to {end.value}", pieces, say)
+        label = pieces[episode].label
+        if label is not None and not label.exclude and bool(label.ranges) != (end is End.SUCCESS):
+            shown = "shows success" if label.ranges else "shows no success"
+            say(f"NOTE: by its label episode {episode} {shown}, and that stays: hilserl label {root}")
 
 
 def rename_task(root: Path, text: str, say: Say) -> None:

@@ -194,6 +194,15 @@ def test_a_cut_video_shows_the_very_pictures(tmp_path, start):
     np.testing.assert_array_equal(new, old[start:9])
 
 
+@pytest.mark.parametrize(("episode", "told"), [(0, True), (1, False)])
+def test_a_label_that_says_otherwise_stays_and_is_named(tmp_path, episode, told):
+    root, said = fill(tmp_path / "set", [5, 6]), []
+    before = read_labels(root)
+    relabel(root, episode, End.TIMEOUT, said.append)
+    assert read_labels(root) == before
+    assert any(f"episode {episode} shows success, and that stays" in line for line in said) == told
+
+
 def test_lerobots_loader_opens_what_was_edited(tmp_path):
     one, two = fill(tmp_path / "one", [5, 8, 6]), fill(tmp_path / "two", [4, 9], first=7)
     drop(one, [0], silent)
