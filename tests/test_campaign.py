@@ -15,7 +15,7 @@ from hilserl.benchmark.campaign import jobs_of, main, summary
 from hilserl.benchmark.campaign_data import FRAME_AGE_S, Played, episodes_of, frame_judge, judge_store
 from hilserl.benchmark.campaign_plan import KINDS, LANES, Fault, counts, plan
 from hilserl.benchmark.campaign_stage import read_numbers, write_number
-from hilserl.benchmark.campaign_told import ALWAYS, WORDS, told, untold
+from hilserl.benchmark.campaign_told import ALWAYS, WORDS, cause, told, untold
 from hilserl.config import CropConfig
 from hilserl.env import policy_image
 from hilserl.episode import save_episode
@@ -291,6 +291,12 @@ def test_silence_is_found_where_there_was_an_effect():
     assert "nobody was told" in untold("black", [], effect=True)
     assert untold("black", [], effect=False) == "" == untold("black", ["flat"], effect=True)
     assert untold("heat", [], effect=False)
+
+
+def test_a_reason_is_the_faults_own_or_anothers_or_unknown():
+    assert cause("black", "episode 3 discarded: CameraError: the picture is flat (deviation 0)") == "own"
+    assert cause("loss_20", "episode 3 discarded: the newest picture is 0.23 s old, allowed 0.2 s") == "other"
+    assert cause("loss_20", "") == "" == cause("loss_20", "episode 3 discarded: ZeroDivisionError")
 
 
 def test_a_pause_that_stands_is_not_told_twice():

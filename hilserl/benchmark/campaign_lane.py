@@ -84,7 +84,7 @@ class Learner:
 class Lane:
     """One arm and what is done to it. Subclasses say how each kind of fault is played.
 
-    After `play`: outcomes, and lost_steps, episodes (stored), unprovoked (cut short though nothing was done).
+    After `play`: outcomes, and lost_steps, episodes (stored), unprovoked (cut short for what was not done).
     """
 
     config_path = CONFIG
@@ -171,7 +171,7 @@ class Lane:
         for t_s, words in found + wrong:
             self._accuse(t_s, words)
         self.describe(trace)
-        self.unprovoked = sum(
+        self.unprovoked += sum(
             e.end in ("discarded", "fault") and not self._provoked(e.end_s) for e in played if e.end
         )
 

@@ -7,6 +7,7 @@ python -m hilserl.benchmark.campaign_lanes JOB    JOB: a JSON file {"lane", "see
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import sys
@@ -25,7 +26,7 @@ from hilserl.benchmark.campaign_lane import Lane, Outcome, judge_rescue
 from hilserl.benchmark.campaign_plan import Fault
 from hilserl.benchmark.campaign_process import Program
 from hilserl.benchmark.campaign_stage import LeaderStage
-from hilserl.benchmark.campaign_told import told, untold
+from hilserl.benchmark.campaign_told import cause, told, untold
 
 RECOVERY_S: Final = 40.0
 """After a fault the program plays on, or is over, within this time."""
@@ -75,14 +76,32 @@ class Disturbed(Lane):
             outcome.violations.append(f"it neither plays on nor ends within {RECOVERY_S:g} s")
         if ended:
             self._judge_end(program, outcome)
-        cut = any(
-            e.end in ("discarded", "fault") and outcome.begin_s <= e.end_s <= time.monotonic()
-            for e in episodes_of(program.facts)
-        )
-        outcome.effect = cut or ended
+        reasons = self.reasons(program, outcome.begin_s, ended=ended)
+        causes = [cause(outcome.kind, reason) for reason in reasons]
+        outcome.violations += [
+            f"cut short for no known reason: {reason!r}"
+            for reason, whose in zip(reasons, causes, strict=True)
+            if not whose
+        ]
+        outcome.effect = "own" in causes
+        self.unprovoked += causes.count("other")
         outcome.told = told(outcome.kind, program.lines, outcome.begin_s, time.monotonic())
         if missing := untold(outcome.kind, outcome.told, effect=outcome.effect):
             outcome.violations.append(missing)
+
+    def reasons(self, program: Program, since_s: float, *, ended: bool) -> list[str]:
+        """What was said of each episode that was cut short since then, and of the program's own end.
+
+        "" where nothing was.
+        """
+        lines = [line for t_s, line in program.lines if t_s >= since_s]
+        starts = [
+            rf"episode {e.number} {e.end}: "
+            for e in episodes_of(program.facts)
+            if e.end in ("discarded", "fault") and e.end_s >= since_s
+        ]
+        starts += [r"\w+Error: |\w+Fault: |\w+Lost: "] if ended else []
+        return [next((line for line in lines if re.match(start, line)), "") for start in starts]
 
     def _judge_end(self, program: Program, outcome: Outcome) -> None:
         """A program that gave up said why, and left its arm parked and released."""

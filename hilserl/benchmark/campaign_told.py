@@ -66,6 +66,16 @@ def told(kind: str, lines: Sequence[tuple[float, str]], begin_s: float, end_s: f
     return [] if over else [standing]
 
 
+def cause(kind: str, reason: str) -> str:
+    """Whose reason a person was given: "own" of this kind of fault, "other" of another kind, "" unknown.
+
+    Another's: on a busy machine a picture comes late while packets are lost.
+    """
+    if re.search(WORDS[kind], reason, re.IGNORECASE):
+        return "own"
+    return "other" if any(re.search(words, reason, re.IGNORECASE) for words in WORDS.values()) else ""
+
+
 def untold(kind: str, said: list[str], *, effect: bool) -> str:
     """What is missing in what a person was told; effect: an episode was cut short, or the program ended."""
     if said or not (effect or kind in ALWAYS):
