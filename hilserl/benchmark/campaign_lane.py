@@ -19,7 +19,7 @@ from hilserl.benchmark.campaign_data import episodes_of, frame_judge, judge_stor
 from hilserl.benchmark.campaign_plan import Fault
 from hilserl.benchmark.campaign_process import Program
 from hilserl.benchmark.campaign_stage import Stage, read_numbers
-from hilserl.benchmark.campaign_told import PARKED, untold
+from hilserl.benchmark.campaign_told import HOLDS, PARKED, untold
 from hilserl.config_loading import load_config
 from hilserl.env import task_spec
 from hilserl.episode import durable_numbers, save_episode, scan_episodes
@@ -202,7 +202,9 @@ def judge_rescue(trace: judge.Trace, program: Program, outcome: Outcome, *, gone
     """The watchdog of a program that is gone laid the arm down gently, released it, said so, and ended."""
     if not gone:
         outcome.violations.append("the watchdog does not end")
-    steady = trace.between(outcome.begin_s + REACTION_S, outcome.end_s)
+    # From a moving arm's goal back to where it is: until then the limit of every motion holds.
+    holds_s = min((t for t, line in program.lines if t >= outcome.begin_s and HOLDS in line), default=None)
+    steady = trace.between((holds_s or outcome.begin_s) + REACTION_S, outcome.end_s)
     wrong = judge.not_parked(trace) + judge.too_fast(steady, STEADY_RAD_S / judge.SPEED_TOLERANCE)
     outcome.violations += [words for _, words in wrong]
     if missing := untold(outcome.kind, outcome.told, effect=outcome.effect):

@@ -42,7 +42,7 @@ ALWAYS: Final = ("overload", "heat", "voltage", "supply", "stopped", "learner_ki
 """Said whether or not an episode was cut short."""
 STANDING: Final = {"overload": "load", "heat": "temperature", "voltage": "voltage"}
 """Kinds that are told once, until the quantity is well again."""
-PARKED: Final = r"parked and released"
+HOLDS, PARKED = "it holds", "parked and released"
 LATER_S: Final = 4.0
 """How long after a fault its words may come."""
 
