@@ -296,6 +296,8 @@ def test_silence_is_found_where_there_was_an_effect():
 def test_a_reason_is_the_faults_own_or_anothers_or_unknown():
     assert cause("black", "episode 3 discarded: CameraError: the picture is flat (deviation 0)") == "own"
     assert cause("loss_20", "episode 3 discarded: the newest picture is 0.23 s old, allowed 0.2 s") == "other"
+    held = "episode 2 discarded: the arm holds and does not move: gripper: temperature 66 C, at most 65 C"
+    assert cause("heat", held) == "own" and cause("overload", held) == "other"
     assert cause("loss_20", "") == "" == cause("loss_20", "episode 3 discarded: ZeroDivisionError")
 
 

@@ -9,7 +9,10 @@ from typing import Final
 CABLE: Final = (
     r"no valid answer|port failed|port was lost|arm's bus is back|the arm refuses|no such|is not there"
 )
-NOT_FOLLOWED: Final = r"it is blocked or does not follow|missed by|interpolate"
+NOT_FOLLOWED: Final = (
+    r"it is blocked or does not follow|missed by|interpolate|keeps its last target|no clear way|not clear"
+)
+PAUSED: Final = r"(PAUSE|does not move): (.*; )?\w+: "
 WORDS: Final = {
     "loss_1": rf"{CABLE}|{NOT_FOLLOWED}",
     "loss_5": rf"{CABLE}|{NOT_FOLLOWED}",
@@ -18,11 +21,11 @@ WORDS: Final = {
     "corrupted": rf"{CABLE}|{NOT_FOLLOWED}|unknown status",
     "silent": rf"{CABLE}|{NOT_FOLLOWED}",
     "unplugged": rf"{CABLE}|{NOT_FOLLOWED}",
-    "overload": r"PAUSE: \w+: load",
-    "heat": r"PAUSE: \w+: temperature",
-    "voltage": r"PAUSE: \w+: voltage",
+    "overload": rf"{PAUSED}(load|current)",
+    "heat": rf"{PAUSED}temperature",
+    "voltage": rf"{PAUSED}voltage",
     "tripped": r"overloaded|overheated|supply voltage out of range|current too high",
-    "supply": r"lost torque",
+    "supply": r"lost torque|lost its torque",
     "frozen": r"identical pictures|s old, allowed",
     "black": r"picture is flat",
     "torn": r"torn",
@@ -40,8 +43,8 @@ WORDS: Final = {
 """Kind -> what must be said when it had an effect."""
 ALWAYS: Final = ("overload", "heat", "voltage", "supply", "stopped", "learner_kill")
 """Said whether or not an episode was cut short."""
-STANDING: Final = {"overload": "load", "heat": "temperature", "voltage": "voltage"}
-"""Kinds that are told once, until the quantity is well again."""
+STANDING: Final = re.compile(r"PAUSE: (\w+: \w+)")
+"""What is told once, until the quantity is well again."""
 HOLDS, PARKED = "it holds", "parked and released"
 LATER_S: Final = 4.0
 """How long after a fault its words may come."""
@@ -58,10 +61,10 @@ def told(kind: str, lines: Sequence[tuple[float, str]], begin_s: float, end_s: f
         if t_s <= end_s + LATER_S and re.search(WORDS[kind], line, re.IGNORECASE)
     ]
     now = [line for t_s, line in said if t_s >= begin_s]
-    if now or kind not in STANDING or not said:
+    pauses = [(t_s, line, found[1]) for t_s, line in said if (found := STANDING.match(line))]
+    if now or not pauses:
         return now
-    since_s, standing = said[-1]
-    quantity = standing.removeprefix("PAUSE: ").partition(STANDING[kind])[0] + STANDING[kind]
+    since_s, standing, quantity = pauses[-1]
     over = any(since_s < t_s < begin_s and line.startswith(quantity) for t_s, line in lines)
     return [] if over else [standing]
 
