@@ -19,7 +19,7 @@ from hilserl.benchmark.campaign_data import episodes_of, frame_judge, judge_stor
 from hilserl.benchmark.campaign_plan import Fault
 from hilserl.benchmark.campaign_process import Program
 from hilserl.benchmark.campaign_stage import Stage, read_numbers
-from hilserl.benchmark.campaign_told import HOLDS, PARKED, untold
+from hilserl.benchmark.campaign_told import HOLDS, PARKED, RELEASED, untold
 from hilserl.config_loading import load_config
 from hilserl.env import task_spec
 from hilserl.episode import durable_numbers, save_episode, scan_episodes
@@ -209,5 +209,7 @@ def judge_rescue(trace: judge.Trace, program: Program, outcome: Outcome, *, gone
     outcome.violations += [words for _, words in wrong]
     if missing := untold(outcome.kind, outcome.told, effect=outcome.effect):
         outcome.violations.append(missing)
-    elif outcome.told and not any(PARKED in line for t_s, line in program.lines if t_s >= outcome.begin_s):
+    ends = (PARKED,) if outcome.effect else (PARKED, RELEASED)  # it may be killed just before torque comes on
+    said = [line for t_s, line in program.lines if t_s >= outcome.begin_s]
+    if outcome.told and not any(end in line for end in ends for line in said):
         outcome.violations.append("nobody was told that the arm is parked and released")

@@ -45,7 +45,7 @@ ALWAYS: Final = ("overload", "heat", "voltage", "supply", "stopped", "learner_ki
 """Said whether or not an episode was cut short."""
 STANDING: Final = re.compile(r"PAUSE: (\w+: \w+)")
 """What is told once, until the quantity is well again."""
-HOLDS, PARKED = "it holds", "parked and released"
+HOLDS, PARKED, RELEASED = "it holds", "parked and released", "nothing to do: every servo is released"
 LATER_S: Final = 4.0
 """How long after a fault its words may come."""
 
