@@ -28,6 +28,8 @@ from hilserl.benchmark.campaign_process import Program
 from hilserl.benchmark.campaign_stage import LeaderStage
 from hilserl.benchmark.campaign_told import cause, told, untold
 
+NAMED: Final = re.compile(r"(?:[A-Z][a-z]+){2,}: ")
+"""How a program begins the line that says why it gave up: with the name of its error."""
 RECOVERY_S: Final = 40.0
 """After a fault the program plays on, or is over, within this time."""
 NOTICED_S: Final = 0.5
@@ -100,8 +102,10 @@ class Disturbed(Lane):
             for e in episodes_of(program.facts)
             if e.end in ("discarded", "fault") and e.end_s >= since_s
         ]
-        starts += [r"\w+Error: |\w+Fault: |\w+Lost: "] if ended else []
-        return [next((line for line in lines if re.match(start, line)), "") for start in starts]
+        said = [next((line for line in lines if re.match(start, line)), "") for start in starts]
+        if ended:  # it may have given up just before the fault: its last error counts, whenever it came
+            said.append(next((line for _, line in reversed(program.lines) if NAMED.match(line)), ""))
+        return said
 
     def _judge_end(self, program: Program, outcome: Outcome) -> None:
         """A program that gave up said why, and left its arm parked and released."""
