@@ -217,7 +217,7 @@ def verdict(folder, episodes, stories):
     for episode in episodes:
         save_episode(folder, episode)
     told_of = [played for facts in stories for played in episodes_of(facts)]
-    found, lost = judge_store(folder, told_of, frame_judge(TAKEN_S, read_numbers), trace())
+    found, lost = judge_store(folder, told_of, frame_judge(TAKEN_S, read_numbers, trace()), trace())
     return [words for _, words in found], lost
 
 

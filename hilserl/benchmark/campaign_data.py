@@ -9,13 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from hilserl.benchmark.campaign_judge import Found, Span, Trace
+from hilserl.benchmark.campaign_judge import Found, Span, Trace, in_time
 from hilserl.episode import EpisodeFileError, load_episode, scan_episodes
 from hilserl.types import Episode
 from robot.types import U8
 
 FRAME_AGE_S: Final = 0.4
 """A frame may be cameras.max_age_s old (0.2 s), and some time on its way to the step that is told of."""
+STALLED_AGE_S: Final = 1.0
+"""Where the machine stood still it is this: the simulated camera stood still with it."""
 STATE_AGE_S: Final = 0.4
 STATE_RAD: Final = 0.03
 """Each stored angle was its joint's within STATE_AGE_S, to this: some servo counts, and a tick's motion. A
@@ -122,12 +124,14 @@ def judge_episode(
 
 
 def frame_judge(
-    taken_s: Sequence[float], read: Callable[[U8], tuple[int, int]]
+    taken_s: Sequence[float], read: Callable[[U8], tuple[int, int]], trace: Trace
 ) -> Callable[[U8, float], str]:
     """Why a policy image must not be stored, "" where it may: torn, without its number, or stale.
 
-    taken_s: when each numbered picture was taken. read: the numbers at its top and bottom.
+    taken_s: when each numbered picture was taken. read: the numbers at its top and bottom. trace: tells when
+    the twin kept real time.
     """
+    stalls_s = trace.t_s[~in_time(trace)]
 
     def wrong(image: U8, t_s: float) -> str:
         top, bottom = read(image)
@@ -136,6 +140,8 @@ def frame_judge(
         if not 0 <= top < len(taken_s):
             return "a frame without its number is stored: flat, or not of this camera"
         age_s = t_s - taken_s[top]
-        return f"a frame {age_s:.2f} s old is stored" if age_s > FRAME_AGE_S else ""
+        begin, end = np.searchsorted(stalls_s, [taken_s[top], t_s])
+        allowed_s = STALLED_AGE_S if end > begin else FRAME_AGE_S
+        return f"a frame {age_s:.2f} s old is stored" if age_s > allowed_s else ""
 
     return wrong

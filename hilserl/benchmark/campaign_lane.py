@@ -166,7 +166,7 @@ class Lane:
         found = judge.too_fast(trace, limit)
         found += judge.outside(trace, [e.span for e in played], task.workspace_min, task.workspace_max)
         found += judge.into_table(trace) + judge.not_parked(trace)
-        frame_wrong = frame_judge(self.stage.world.taken_s, read_numbers)
+        frame_wrong = frame_judge(self.stage.world.taken_s, read_numbers, trace)
         wrong, self.lost_steps = judge_store(self.folder / "episodes", played, frame_wrong, trace)
         for t_s, words in found + wrong:
             self._accuse(t_s, words)

@@ -33,7 +33,8 @@ NAMED: Final = re.compile(r"(?:[A-Z][a-z]+){2,}: ")
 RECOVERY_S: Final = 40.0
 """After a fault the program plays on, or is over, within this time."""
 NOTICED_S: Final = 0.5
-"""A device that is unplugged is noticed within this time."""
+"""What is wrong is noticed within this time."""
+STARTS: Final = 5
 
 
 class Disturbed(Lane):
@@ -51,12 +52,15 @@ class Disturbed(Lane):
         return outcome
 
     def at_work(self) -> Program:
-        """A program that plays."""
-        if not (self.programs and self.programs[-1].alive):
-            self.program()
-        program = self.programs[-1]
-        program.wait_fact("step", time.monotonic())
-        return program
+        """A program that plays. One that gives up meanwhile is no fault's doing: the next is taken."""
+        for _ in range(STARTS):
+            if not (self.programs and self.programs[-1].alive):
+                self.program()
+            program = self.programs[-1]
+            if program.wait_fact("step", time.monotonic()):
+                return program
+            program.await_end()
+        raise RuntimeError(f"{STARTS} programs gave up before a step; see {self.folder / 'programs.log'}")
 
     def begin(self, fault: Fault, program: Program) -> Callable[[], None]:
         """Make the fault begin; returns what ends it."""
@@ -70,7 +74,7 @@ class Disturbed(Lane):
 
     def await_recovery(self, program: Program, outcome: Outcome) -> None:
         """It plays on or ends parked, and a person was told what was wrong."""
-        plays_on = program.wait_fact("step", outcome.end_s, RECOVERY_S)
+        plays_on = program.wait_fact("step", outcome.end_s + NOTICED_S, RECOVERY_S)
         ended = not plays_on and not program.alive
         if not plays_on and program.fact("over", outcome.begin_s):
             ended = program.await_end()
