@@ -92,7 +92,9 @@ class Disturbed(Lane):
         outcome.effect = "own" in causes
         self.unprovoked += causes.count("other")
         outcome.told = told(outcome.kind, program.lines, outcome.begin_s, time.monotonic())
-        if missing := untold(outcome.kind, outcome.told, effect=outcome.effect):
+        # A program that gave up for another reason has nobody left to see this one.
+        missing = untold(outcome.kind, outcome.told, effect=outcome.effect)
+        if missing and (outcome.effect or not ended):
             outcome.violations.append(missing)
 
     def reasons(self, program: Program, since_s: float, *, ended: bool) -> list[str]:
