@@ -25,6 +25,10 @@ class NoTeleop:
     def reset(self, seed: int) -> None:
         """Nothing to forget."""
 
+    def stop_asked(self) -> bool:
+        """Never."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

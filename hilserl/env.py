@@ -15,7 +15,7 @@ import numpy as np
 from hilserl.config import CropConfig, TaskConfig
 from hilserl.types import Obs, Spec, check_action
 from robot.clearance import Clearance
-from robot.errors import BusError, CameraError, KinematicsError, TorqueLost
+from robot.errors import BusError, CameraError, KinematicsError, ResetStopped, TorqueLost
 from robot.kinematics import F64, Kinematics
 from robot.planning import KEEP_M, plan
 from robot.types import (
@@ -209,15 +209,17 @@ class Env:
                 return False
             self._clock.sleep_until(self._clock.now_s() + AGAIN_S)
 
-    def reset(self, seed: int) -> tuple[Obs, dict[str, float | str]]:
+    def reset(
+        self, seed: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> tuple[Obs, dict[str, float | str]]:
         """Bring the arm to its (randomised) reset pose, arrange the scene, and look.
 
         Returns the first observation and facts about the start: the scene's, and the achieved hand position.
         Raises NoClearWay when no clear way leads there, and KinematicsError when the arm does not arrive
-        within 3 mm, judged from measured joints.
+        within 3 mm, judged from measured joints; ResetStopped, at once, when should_stop says so on the way.
         """
         target = self.reset_target(seed)
-        self._travel(target)
+        self._travel(target, should_stop)
         facts: dict[str, float | str] = dict(self._scene.arrange(seed))
         self._reference_xyz, self._behind = target, False
         self._tick_s = self._clock.now_s()
@@ -336,7 +338,7 @@ class Env:
         """Where the reset of `seed` brings the hand (3,) [m]."""
         return reset_target(self._task, seed)
 
-    def _travel(self, target_xyz: F64) -> None:
+    def _travel(self, target_xyz: F64, should_stop: Callable[[], bool]) -> None:
         """Open the gripper, lift, travel, descend: a planned way in joint space, from wherever the arm is."""
         self.state = self._arm.read()
         # A joint pressed against its stop is measured a little beyond the limit, where no command may go.
@@ -348,7 +350,7 @@ class Env:
             routes.append([_held(self._task, lifted)])
         goal = reset_posture(self._task, self._kinematics, target_xyz)
         for corner in plan(self._clearance, limits, start, goal, routes):
-            self._sweep(corner)
+            self._sweep(corner, should_stop)
         self._reference_q = goal
         self._clock.sleep_until(self._clock.now_s() + SETTLE_S)
         self.state = self._arm.read()
@@ -371,12 +373,14 @@ class Env:
         self._reference_q = goal_q
         return self.state
 
-    def _sweep(self, goal_q: F32) -> None:
+    def _sweep(self, goal_q: F32, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Straight way in joint space at RESET_SPEED_RAD_S, commanded at command_hz."""
         start_q, start_s = self._last_command, self._clock.now_s()
         duration_s = float(np.abs(goal_q - start_q).max()) / RESET_SPEED_RAD_S
         count = max(1, round(duration_s * self._task.command_hz))
         for index in range(1, count + 1):
+            if should_stop():
+                raise ResetStopped("the arm was stopped on its way to the reset pose; it holds where it is")
             self._command(start_q + (goal_q - start_q) * np.float32(index / count))
             due_s = start_s + index / self._task.command_hz
             self._clock.sleep_until(due_s)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hilserl.env import Env
 from hilserl.types import ACTION_SIZE, End, Obs, Step
-from robot.errors import CommandRefused, ServoUnwell, TorqueLost
+from robot.errors import CommandRefused, ResetStopped, ServoUnwell, TorqueLost
 from robot.types import F32, Event, Operator, Teleop
 
 
@@ -121,7 +121,10 @@ def rollout(
     """
     if not env.await_arm(should_stop):
         return Played(End.DISCARDED, 0, 0.0, 0, 0, True, {})
-    obs, facts = env.reset(seed)
+    try:
+        obs, facts = env.reset(seed, lambda: should_stop() or teleop.stop_asked())
+    except ResetStopped:
+        return Played(End.DISCARDED, 0, 0.0, 0, 0, True, {})
     policy.reset()
     reward.reset()
     teleop.reset(seed)

@@ -47,6 +47,10 @@ class KinematicsError(RobotError):
     """A pose cannot be reached or computed."""
 
 
+class ResetStopped(RobotError):
+    """A person stopped the arm on its way to the reset pose; it holds where it is."""
+
+
 class NoClearWay(RobotError):
     """The arm cannot get where it shall without coming too near to the table or to itself."""
 

@@ -141,6 +141,10 @@ class Teleop(Protocol):
         """A new episode begins: forget pending events, but never a STOP; seed anything random."""
         ...
 
+    def stop_asked(self) -> bool:
+        """Whether a STOP waits to be read. Asked while the arm moves to its reset pose; never raises."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -443,6 +443,9 @@ class Scripted:
         self._at += 1
         return Operator(action)
 
+    def stop_asked(self):
+        return False
+
     def close(self):
         pass
 

@@ -86,6 +86,11 @@ class Gamepad:
         if self._lost and not self._closed:
             self._open()
 
+    def stop_asked(self) -> bool:
+        """Whether a stop button was pressed and not yet read."""
+        self._take_events()
+        return self._pending.holds(Event.STOP)
+
     def close(self) -> None:
         """Release the pad. More than once is allowed."""
         if not self._closed:

@@ -82,6 +82,10 @@ class Keyboard:
         """Forget pending events but a STOP."""
         self._pending.forget()
 
+    def stop_asked(self) -> bool:
+        """Whether escape was pressed and not yet read."""
+        return self._pending.holds(Event.STOP)
+
     def close(self) -> None:
         """Stop listening. More than once is allowed."""
         self._closed = True

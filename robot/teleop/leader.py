@@ -93,6 +93,10 @@ class Leader:
             self._arm.connect()
             self._lost = False
 
+    def stop_asked(self) -> bool:
+        """Whether its buttons ask for a stop."""
+        return self._buttons.stop_asked()
+
     def close(self) -> None:
         """Close its port and its buttons. More than once is allowed."""
         self._arm.close()

@@ -24,6 +24,11 @@ class PendingEvents:
         with self._lock:
             return self._queue.popleft() if self._queue else None
 
+    def holds(self, event: Event) -> bool:
+        """Whether such a press waits to be reported."""
+        with self._lock:
+            return event in self._queue
+
     def forget(self) -> None:
         """A new episode begins: verdicts on the old one are dropped; a STOP must not get lost."""
         with self._lock:

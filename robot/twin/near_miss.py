@@ -94,6 +94,10 @@ class Rehearser:
         self._shown = self._shown + 1 if self._world.lifted(self._lift_height_m) else 0
         return Operator(action, Event.SUCCESS if self._shown >= HELD_STEPS else None)
 
+    def stop_asked(self) -> bool:
+        """Never."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -171,6 +171,10 @@ class Demonstrator:
         self._last = move
         return np.array([*np.clip(move + self._tremor, -1.0, 1.0), wanted[3]])
 
+    def stop_asked(self) -> bool:
+        """Never."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -243,6 +247,10 @@ class Corrector:
             return False
         self._idle_steps = 0
         return bool(self._rng.random() < self.rate)
+
+    def stop_asked(self) -> bool:
+        """Never."""
+        return False
 
     def close(self) -> None:
         """Nothing to release."""

@@ -146,6 +146,9 @@ class Says:
         self._step += 1
         return self._says[self._step] if self._step < len(self._says) else Operator()
 
+    def stop_asked(self) -> bool:
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -49,6 +49,9 @@ class Person:
             self._pad.release(BUTTONS[what])
         return self._gamepad.read(state)
 
+    def stop_asked(self) -> bool:
+        return self._gamepad.stop_asked()
+
     def close(self) -> None:
         self._gamepad.close()
         self._pad.unplug()

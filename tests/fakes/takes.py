@@ -82,6 +82,9 @@ class Sayings:
         says = self._episodes[self._episode]
         return says[self._step] if self._step < len(says) else Operator()
 
+    def stop_asked(self) -> bool:
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -72,7 +72,7 @@ class Bench:
     def await_arm(self, should_stop):
         return True
 
-    def reset(self, seed):
+    def reset(self, seed, should_stop):
         if self.reset_faults and (error := self.reset_faults.pop(0)):
             raise error
         self.calls.append(("reset", seed))
@@ -171,6 +171,9 @@ class FakeTeleop:
     def read(self, state):
         self.step += 1
         return self.bench.says(self.step)
+
+    def stop_asked(self):
+        return False
 
     def close(self):
         pass

@@ -80,6 +80,9 @@ def test_everyone_hears_of_a_new_episode_before_its_first_step():
         def read(self, state) -> Operator:
             return Operator()
 
+        def stop_asked(self):
+            return False
+
         def score(self, obs, helped):
             return 0.0, None
 
@@ -138,10 +141,31 @@ def test_stop_ends_without_another_move_and_leaves_no_episode():
     before = len(BODY.arm.commands)
     played, tape = play(teleop=Says(Operator(event=Event.STOP)))
     assert played.stopped and played.end is End.DISCARDED and not played.end.stored and not tape.steps
-    stop_after = iter([False, False, True])
-    played, tape = play(should_stop=lambda: next(stop_after))
+    policy = Plays()
+    played, tape = play(policy, should_stop=lambda: policy.seen == 2)
     assert played.stopped and played.end is End.DISCARDED and len(tape.steps) == 2
     assert len(BODY.arm.commands) > before
+
+
+@pytest.mark.parametrize("who", ["the interrupt", "the button"])
+@pytest.mark.parametrize("commands", [0, 1, 7])
+def test_a_stop_on_the_way_to_the_reset_pose_holds_the_arm_where_it_is(who, commands):
+    play(Plays(*[action(x=1, z=1)] * 5))  # away from where the last reset ended
+    first = len(BODY.arm.commands)
+
+    def now() -> bool:
+        return len(BODY.arm.commands) == first + commands
+
+    class Button(Says):
+        def stop_asked(self) -> bool:
+            return who == "the button" and now()
+
+    played, tape = play(teleop=Button(), should_stop=lambda: who == "the interrupt" and now())
+    assert played.stopped and played.end is End.DISCARDED and played.steps == 0
+    assert len(BODY.arm.commands) == first + commands
+    assert not tape.obs, "an episode that never began was announced"
+    played, tape = play(steps=3)  # the next one finds its way from there
+    assert played.end is End.TIMEOUT and len(tape.steps) == 3
 
 
 def test_a_refused_command_ends_the_episode_and_keeps_what_was_played():

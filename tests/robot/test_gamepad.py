@@ -131,7 +131,10 @@ def test_face_buttons(opened, button, event):
     virtual, gamepad = opened()
     virtual.press(button)
     virtual.release(button)
+    for _ in range(2):  # asking takes nothing away
+        assert gamepad.stop_asked() == (event is Event.STOP)
     assert [gamepad.read(STATE).event for _ in range(3)] == [event, None, None]
+    assert not gamepad.stop_asked()
 
 
 def test_presses_of_another_thread_are_all_reported_in_order(opened):

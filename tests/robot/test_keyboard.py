@@ -90,8 +90,14 @@ def test_opposite_keys_cancel_and_others_add_up(keyboard, server):
     ],
 )
 def test_a_press_is_one_event_even_when_the_system_repeats_it(keyboard, server, key, event):
+    assert not keyboard.stop_asked()
+    deadline = time.monotonic() + 10.0
     server.press(key)
+    while event is Event.STOP and not keyboard.stop_asked():
+        assert time.monotonic() < deadline, "the stop was never noticed"
+        time.sleep(0.005)
     assert read_until(keyboard, lambda o: o.event is not None).event is event
+    assert not keyboard.stop_asked()
     time.sleep(0.9)  # the server's automatic repeat begins after 0.66 s
     server.release(key)
     server.press("space")

@@ -50,6 +50,9 @@ class Buttons:
     def reset(self, seed: int) -> None:
         self.seeds.append(seed)
 
+    def stop_asked(self) -> bool:
+        return Event.STOP in self.events
+
     def close(self) -> None:
         self.closed += 1
 
@@ -239,10 +242,12 @@ def test_a_new_episode_begins_with_the_policy_and_its_own_seed(bench, leader):
 
 def test_verdicts_come_from_the_buttons_with_and_without_the_arm(bench, leader):
     bench.buttons.events = list(Event)
+    assert leader.stop_asked()
     heard = [bench.read(leader).event]
     bench.buttons.held = True
     heard += [bench.read(leader).event for _ in range(len(Event))]
     assert heard == [*Event, None]
+    assert not leader.stop_asked()
 
 
 # --- the gripper --------------------------------------------------------------------------------------------
