@@ -7,8 +7,8 @@ order or scale lived in two places (field report C, rows 41 to 46).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import Tensor
 
 from hilserl.alarms import CollapseGuard
 from hilserl.body import Body as Parts
@@ -34,6 +33,7 @@ from hilserl.contract import CheckpointError
 from hilserl.counters import Counters
 from hilserl.dataset_schema import IMAGES, open_dataset
 from hilserl.dataset_video import native_frames
+from hilserl.doctor.network_input import entering
 from hilserl.encoder import FeatureEncoder
 from hilserl.env import policy_image, task_spec
 from hilserl.episode import TASK_FILE, EpisodeBuilder, EpisodeHeader, save_episode
@@ -165,22 +165,6 @@ def save_policy(config: Config, folder: Path, episode: Episode) -> tuple[Path, d
     ):
         saver.save(best=True)
     return folder / "job" / "checkpoints" / "000001", dict(agent.weights())
-
-
-@contextmanager
-def entering() -> Iterator[list[Tensor]]:
-    """Every picture that enters a trunk meanwhile, float32 (3, H, W), as its first convolution gets it."""
-    seen: list[Tensor] = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            seen.extend(inputs[0].detach().clone().contiguous())
-
-    handle = register_module_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 # --- the places that look at a frame -----------------------------------------------------------------------
