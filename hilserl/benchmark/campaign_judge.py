@@ -162,7 +162,7 @@ def moving(trace: Trace, begin_s: float, end_s: float) -> Found:
 
 
 def did(trace: Trace) -> str:
-    """What the arm did, in a word: "moved", "held", "limp" (part of it at least) or "released"."""
+    """What the arm did, in a word: "moved" or "held", "limp" (a part), or "released" (all)."""
     if not len(trace.t_s):
         return "unseen"
     if not trace.on[-1].any():

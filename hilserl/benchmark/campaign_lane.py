@@ -176,10 +176,9 @@ class Lane:
         )
 
     def describe(self, trace: judge.Trace) -> None:
-        """Say of each fault what the arm did until a second after it, or until the next."""
-        ends = [outcome.begin_s for outcome in self.outcomes[1:]] + [np.inf]
-        for outcome, next_s in zip(self.outcomes, ends, strict=True):
-            outcome.arm = judge.did(trace.between(outcome.begin_s, min(outcome.end_s + 1.0, next_s)))
+        """Say of each fault what the arm did until it ended, or until a killed program was dealt with."""
+        for outcome in self.outcomes:
+            outcome.arm = judge.did(trace.between(outcome.begin_s, outcome.end_s))
         self.in_time = float(judge.in_time(trace).mean())
 
     def _provoked(self, t_s: float) -> bool:
