@@ -34,6 +34,7 @@ def find_problems(config: Config) -> list[str]:
         *_name_problems(config),
         *_timing_problems(config.task),
         *_health_problems(config.robot),
+        *_speed_problems(config.task, config.robot),
         *_leader_problems(config),
         *_workspace_problems(config.task),
         *_action_problems(config.task),
@@ -86,6 +87,16 @@ def _health_problems(robot: RobotConfig) -> Iterator[str]:
             yield f"robot.health.pause_{name} is {pause}, it must not be {side} warn_{name} = {warn}"
     if robot.park_after_s <= robot.object_time_s:
         yield f"robot.park_after_s is {robot.park_after_s}, it must exceed robot.object_time_s"
+
+
+def _speed_problems(task: TaskConfig, robot: RobotConfig) -> Iterator[str]:
+    """The guard refuses what is too fast; the gripper's way in a step is fixed, so it must not be."""
+    needed = task.gripper_scale * task.fps
+    if robot.max_joint_speed < needed:
+        yield (
+            f"robot.max_joint_speed is {robot.max_joint_speed:g} rad/s, but a step moves the gripper by "
+            f"task.gripper_scale, {needed:g} rad/s: allow that, or make gripper_scale smaller"
+        )
 
 
 def _leader_problems(config: Config) -> Iterator[str]:

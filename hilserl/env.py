@@ -42,7 +42,7 @@ BUS_PATIENCE_S = 60.0
 """How long an arm whose cable is out is waited for between episodes."""
 AGAIN_S = 0.5
 SPEED_MARGIN = 0.8
-"""Share of the guard's speed limit that a step may use."""
+"""Share of the guard's speed limit that a step or a reset may use."""
 CLIPPED_M = 1e-3
 """A step shortened by more than this counts as clipped."""
 GRIPPER_CLOSED_RAD = -0.17
@@ -173,6 +173,7 @@ class Env:
         self._scene = scene
         self._period_s = 1.0 / task.fps
         self._max_step_rad = SPEED_MARGIN * max_joint_speed * self._period_s
+        self._reset_speed_rad_s = min(RESET_SPEED_RAD_S, SPEED_MARGIN * max_joint_speed)
         self._substeps = max(1, round(task.command_hz / task.fps))
         self._box = (np.array(task.workspace_min), np.array(task.workspace_max))
         self._gripper_stop = float(arm.limits.lower_rad[GRIPPER])
@@ -374,9 +375,9 @@ class Env:
         return self.state
 
     def _sweep(self, goal_q: F32, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Straight way in joint space at RESET_SPEED_RAD_S, commanded at command_hz."""
+        """Straight way in joint space at the reset's speed, commanded at command_hz."""
         start_q, start_s = self._last_command, self._clock.now_s()
-        duration_s = float(np.abs(goal_q - start_q).max()) / RESET_SPEED_RAD_S
+        duration_s = float(np.abs(goal_q - start_q).max()) / self._reset_speed_rad_s
         count = max(1, round(duration_s * self._task.command_hz))
         for index in range(1, count + 1):
             if should_stop():

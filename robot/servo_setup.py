@@ -14,6 +14,8 @@ from robot.types import GRIPPER, JOINT_NAMES
 
 MODEL_NUMBER: Final = 777
 PHASE_MULTI_TURN: Final = 0x10
+SPEED_SHARE: Final = 0.95
+"""A servo is driven at this share of the joints' limit: a soft joint that catches up swings past its way."""
 CALIBRATED: Final = {
     "Homing_Offset": "homing_offset",
     "Min_Position_Limit": "range_min",
@@ -64,11 +66,12 @@ def check_calibration(port: str, calibration: Calibration, memories: Memories, h
 def set_up_servo(link: ServoLink, joint: str, memory: Mapping[str, int], max_speed_rad_s: float) -> None:
     """Bring a servo's settings to ours, writing only what differs: its memory wears out. Raises BusError.
 
-    max_speed_rad_s: the servo itself goes no faster, also when commands were lost and the next is far off;
-    inf sets it no limit. The limit is in counts per second; a servo that counts in 50 is not held back by it.
+    max_speed_rad_s: the joint goes no faster, also when commands were lost and the next is far off; inf sets
+    no limit. The servo is given SPEED_SHARE of it in counts per second; one that counts in 50 is free of it.
     """
     wanted = dict(GRIPPER_SETTINGS if joint == JOINT_NAMES[GRIPPER] else SETTINGS)
-    wanted["Goal_Velocity"] = round(max_speed_rad_s / RAD_PER_COUNT) if np.isfinite(max_speed_rad_s) else 0
+    speed_rad_s = SPEED_SHARE * max_speed_rad_s
+    wanted["Goal_Velocity"] = round(speed_rad_s / RAD_PER_COUNT) if np.isfinite(speed_rad_s) else 0
     wanted["Phase"] = memory["Phase"] & ~PHASE_MULTI_TURN
     write_registers(link, joint, memory, wanted)
 

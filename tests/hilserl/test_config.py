@@ -286,6 +286,10 @@ def test_all_problems_are_listed_at_once():
         (["--robot.health.pause_voltage_v=6"], "pause_voltage_v is 6.0, it must not be above warn_voltage_v"),
         (["--robot.health.pause_load=0.5"], "pause_load is 0.5, it must not be below warn_load = 0.7"),
         (["--robot.object_time_s=90"], "park_after_s is 60.0, it must exceed robot.object_time_s"),
+        (
+            ["--robot.max_joint_speed=2.4"],
+            "robot.max_joint_speed is 2.4 rad/s, but a step moves the gripper",
+        ),
         (["--teleop.type=pedal"], "must be one of gamepad, keyboard, leader, scripted, none"),
         (["--teleop.type=leader"], 'teleop.port is ""'),
         (["--teleop.type=leader", "--teleop.port=a", "--robot.port=a"], 'both "a"; leader and follower have'),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hilserl.config import CropConfig
-from hilserl.env import STATE_NAMES, policy_image, state_vector
+from hilserl.env import STATE_NAMES, Env, policy_image, state_vector
 from hilserl.types import check_action
 from robot.clearance import ROUNDING_M, Clearance
 from robot.errors import CameraError, KinematicsError, NoClearWay
@@ -268,6 +268,27 @@ def test_whatever_is_asked_the_steps_stay_clear_of_table_and_arm():
     guard.close()
     assert (nearest > -ROUNDING_M).all()
     assert (nearest < 0.003).all(), "it was never near to anything"
+
+
+@pytest.mark.parametrize("speed_rad_s", [0.5, 1.2])
+def test_a_slow_arm_resets_and_steps_slowly(speed_rad_s):
+    """A person who gives an arm a low limit gets a slow reset, not one that its guard refuses."""
+    body = Body(replace(LIFT, scene=EMPTY_TABLE))
+    guard = Guard(body.arm, body.twin.clock, max_joint_speed_rad_s=speed_rad_s, watchdog_s=10.0)
+    env = Env(
+        task=body.task,
+        arm=guard,
+        cameras={"gripper_cam": BlankCamera()},
+        clock=body.twin.clock,
+        kinematics=body.kinematics,
+        scene=body.twin,
+        max_joint_speed=speed_rad_s,
+    )
+    env.reset(0)
+    for _ in range(20):
+        env.step(action(x=1, z=1))
+    env.reset(1)
+    guard.close()
 
 
 def test_a_reset_that_is_obstructed_says_by_how_much_it_missed():
