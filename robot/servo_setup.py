@@ -15,7 +15,7 @@ from robot.types import GRIPPER, JOINT_NAMES
 MODEL_NUMBER: Final = 777
 PHASE_MULTI_TURN: Final = 0x10
 SPEED_SHARE: Final = 0.95
-"""A servo is driven at this share of the joints' limit: a soft joint that catches up swings past its way."""
+"""A servo is driven at this share of the joints' limit: a soft joint can swing past where it is driven."""
 CALIBRATED: Final = {
     "Homing_Offset": "homing_offset",
     "Min_Position_Limit": "range_min",
